@@ -1,0 +1,53 @@
+"""vdd: make vision-language models answer from the image, not from the priors of their language model."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vdd._version import __version__
+
+if TYPE_CHECKING:
+    from vdd.calibrate import AffineCalibration
+    from vdd.config import DebiasConfig, SamplingConfig
+    from vdd.contrast import contrast
+    from vdd.pipeline import LlavaPipeline, load
+    from vdd.processor import PRESETS, VDDLogitsProcessor
+    from vdd.records import Answer, Question, Score
+
+_HOMES = {
+    "AffineCalibration": "vdd.calibrate",
+    "Answer": "vdd.records",
+    "DebiasConfig": "vdd.config",
+    "LlavaPipeline": "vdd.pipeline",
+    "PRESETS": "vdd.processor",
+    "Question": "vdd.records",
+    "SamplingConfig": "vdd.config",
+    "Score": "vdd.records",
+    "VDDLogitsProcessor": "vdd.processor",
+    "contrast": "vdd.contrast",
+    "load": "vdd.pipeline",
+}
+
+__all__ = [
+    "PRESETS",
+    "AffineCalibration",
+    "Answer",
+    "DebiasConfig",
+    "LlavaPipeline",
+    "Question",
+    "SamplingConfig",
+    "Score",
+    "VDDLogitsProcessor",
+    "__version__",
+    "contrast",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vdd' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,178 @@
+"""What can be set, validated once, to and from JSON.
+
+Knows: names and ranges. Does not know: tensors, models, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from vdd._check import UserError, choice, real, whole
+
+REFERENCES = ("none", "unk", "both", "noise", "zero", "one", "mask", "instruction")
+"""The second input v': no visual tokens, `<unk>` in their place, the mean of these two, a noised image, an all-zero
+or all-one pixel tensor, the same prompt with attention to every image token off, a disturbed instruction."""
+
+TEXT_REFERENCES = ("none", "unk", "both", "mask")
+"""References that need no pixels: the prompt's token ids are enough."""
+
+SCHEDULES = ("constant", "m3id", "nolan")
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class DebiasConfig:
+    """How the image-conditioned scores are moved away from the reference's.
+
+    Attributes:
+        reference: one of REFERENCES.
+        alpha: contrast strength, ≥ 0; for the schedule "nolan" its scale; not used by "m3id".
+        beta: plausibility cut-off, fraction of the top probability, in [0, 1]; 0 keeps every token.
+        schedule: how strong at which step: "constant", "m3id" (grows with the text), "nolan" (by the branches' divergence).
+        decay: M3ID's λ per token, ≥ 0.
+        confidence: M3ID's gate: nothing is subtracted where the top probability reaches this, in (0, 1].
+        unk_per: one `<unk>` per "image", or per "patch".
+        derive: how the image leaves the prompt for "none": "template" re-renders the chat template without it,
+            "ids" removes the image's own tokens and leaves what the template put around them.
+        noise_step: diffusion step of "noise", 0 … 999.
+        seed: of the noise.
+        instruction: the disturbance that "instruction" puts in the place of a system prompt.
+    """
+
+    reference: str = "none"
+    alpha: float = 1.0
+    beta: float = 0.1
+    schedule: str = "constant"
+    decay: float = 0.02
+    confidence: float = 0.3
+    unk_per: str = "image"
+    derive: str = "template"
+    noise_step: int = 500
+    seed: int = 0
+    instruction: str = "You are a confused objects detector to provide a fuzzy overview or impression of the image."
+
+    def __post_init__(self) -> None:
+        """Raise UserError on the first value out of range."""
+        who = "vdd"
+        choice(who, "reference", self.reference, REFERENCES)
+        choice(who, "schedule", self.schedule, SCHEDULES)
+        choice(who, "unk_per", self.unk_per, ("image", "patch"))
+        choice(who, "derive", self.derive, ("template", "ids"))
+        real(who, "alpha", self.alpha, low=0.0)
+        real(who, "beta", self.beta, low=0.0, high=1.0)
+        real(who, "decay", self.decay, low=0.0)
+        real(who, "confidence", self.confidence, low=1e-6, high=1.0)
+        whole(who, "seed", self.seed, low=0)
+        if whole(who, "noise_step", self.noise_step, low=0) > 999:
+            raise UserError(f"vdd: noise_step is {self.noise_step}; the diffusion schedule has steps 0 … 999.")
+
+    @property
+    def is_cutoff_only(self) -> bool:
+        """True where nothing is subtracted, so that the reference need not run."""
+        return self.schedule != "m3id" and self.alpha == 0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are chosen; every value is passed to `generate` explicitly, whatever the model's own defaults are.
+
+    Attributes:
+        temperature: 0 is greedy (or beam search without sampling), > 0 samples.
+        top_p: nucleus, in (0, 1]; 1 is off.
+        top_k: 0 is off.
+        repetition_penalty: > 0; 1 is off.
+        num_beams: ≥ 1.
+        max_new_tokens: ≥ 1.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    max_new_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise UserError on the first value out of range."""
+        real("sampling", "temperature", self.temperature, low=0.0)
+        real("sampling", "top_p", self.top_p, low=1e-6, high=1.0)
+        real("sampling", "repetition_penalty", self.repetition_penalty, low=1e-6)
+        whole("sampling", "top_k", self.top_k, low=0)
+        whole("sampling", "num_beams", self.num_beams, low=1)
+        whole("sampling", "max_new_tokens", self.max_new_tokens, low=1)
+
+    def generate_kwargs(self) -> dict[str, Any]:
+        """Arguments for `model.generate`; warpers only where sampling uses them, else transformers warns."""
+        kwargs: dict[str, Any] = {
+            "do_sample": self.temperature > 0,
+            "num_beams": self.num_beams,
+            "repetition_penalty": self.repetition_penalty,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        if self.temperature > 0:
+            kwargs |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        else:
+            kwargs |= {"temperature": None, "top_p": None, "top_k": None}
+        return kwargs
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One way of answering, as an evaluation compares them.
+
+    Attributes:
+        name: as it stands in tables and file names.
+        debias: None for plain decoding.
+        sampling: how tokens are chosen.
+        post_hoc: the reference whose answer prior is divided out ("none", "unk", "both"), None for generated text.
+            A post-hoc leg answers with the most probable label and needs no generation of its own.
+    """
+
+    name: str
+    debias: DebiasConfig | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    post_hoc: str | None = None
+
+    def signature(self) -> str:
+        """`ref:none|a:1|b:0.1|greedy` and the like: what a score must carry to be repeated."""
+        parts = []
+        if self.post_hoc:
+            parts.append(f"posthoc:{self.post_hoc}")
+        if self.debias is None:
+            parts.append("plain")
+        elif self.debias.is_cutoff_only:
+            parts.append(f"cutoff-only|b:{self.debias.beta:g}")
+        else:
+            parts += [f"ref:{self.debias.reference}", f"a:{self.debias.alpha:g}", f"b:{self.debias.beta:g}"]
+            if self.debias.schedule != "constant":
+                parts.append(f"schedule:{self.debias.schedule}")
+        s = self.sampling
+        if s.temperature > 0:
+            parts.append(f"T:{s.temperature:g},p:{s.top_p:g},k:{s.top_k},rp:{s.repetition_penalty:g}")
+        else:
+            parts.append("greedy" if s.num_beams == 1 else f"beams:{s.num_beams}")
+        return "|".join(parts)
+
+
+def to_json(config: DebiasConfig | SamplingConfig | Leg) -> dict[str, Any]:
+    """Plain values, nested configurations as dictionaries."""
+    return asdict(config)
+
+
+def from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """A configuration of type `kind` from plain values; unknown keys are an error, missing ones take the default."""
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        choice(kind.__name__, "setting", key, known)
+    return kind(**values)
+
+
+def override(config: DebiasConfig, options: Mapping[str, Any]) -> DebiasConfig:
+    """`config` with the settings in `options`; unknown names are an error that lists the known ones."""
+    known = [f.name for f in fields(config)]
+    for key in options:
+        choice("vdd", "setting", key, known)
+    return replace(config, **options)

@@ -1,0 +1,116 @@
+"""Contrast what a model says with an image against what it says without one.
+
+    log p'(t) = (1+α)·log p(t | image, text) − α·log p(t | text) + const,
+    among tokens with p(t | image, text) ≥ β · max p.
+
+Source: arXiv:2403.05262 (VDD); cut-off: arXiv:2210.15097.
+Knows: tensors. Does not know: models, tokenizers, files, randomness.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vdd._check import UserError, real
+
+FLOOR = 50.0
+"""How far below its maximum (in nats) an image-free score may lie before it is raised to that: e⁻⁵⁰ ≈ 2e-22.
+Without it a token that the image-free branch forbids (−inf) would win by an infinite margin."""
+
+
+def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float) -> Tensor:
+    """Move `seen` away from `blind`, among plausible tokens only.
+
+    Args:
+        seen: (batch, vocab) scores given the image; logits or log-probabilities, any float dtype.
+        blind: (batch, vocab) scores given no image, same vocabulary.
+        alpha: contrast strength, dimensionless, ≥ 0; 0 leaves only the cut-off. One number, or (batch, 1).
+        beta: cut-off as a fraction of the top probability, in [0, 1]; 0 keeps every token.
+
+    Returns:
+        (batch, vocab) normalised log-probabilities, at least float32; −inf where cut off. Inputs are not modified.
+
+    Raises:
+        ValueError: on unequal shapes, NaN or +inf scores, a row without a finite score, alpha or beta out of range.
+
+    >>> contrast(torch.tensor([[2.0, 1.0]]), torch.tensor([[2.0, 0.0]]), alpha=1.0, beta=0.1).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    _check_pair(seen, blind)
+    beta = real("contrast", "beta", beta, low=0.0, high=1.0)
+    if not isinstance(alpha, Tensor):
+        alpha = real("contrast", "alpha", alpha, low=0.0)
+    seen = _below_top(seen, "seen")
+    blind = _below_top(blind, "blind").clamp(min=-FLOOR)
+    kept = seen >= (math.log(beta) if beta > 0 else -math.inf)
+    moved = torch.where(kept, (1 + alpha) * seen - alpha * blind.to(seen), -math.inf)
+    return torch.log_softmax(moved, dim=-1)
+
+
+def m3id_alpha(seen: Tensor, step: int, *, decay: float, confidence: float) -> Tensor:
+    """M3ID's strength: it grows with the length of the text, and is 0 where the model is sure already.
+
+        α_t = 1[max log p(·|image, text) < log confidence] · (1 − γ_t) / γ_t,   γ_t = exp(−decay · t)
+
+    Args:
+        seen: (batch, vocab) scores given the image.
+        step: t, the number of the token being chosen, 1 for the first.
+        decay: λ, per token, ≥ 0.
+        confidence: probability of the top token from which on nothing is subtracted, in (0, 1].
+
+    Returns:
+        (batch, 1), ≥ 0.
+
+    Source: arXiv:2403.14003.
+    """
+    unsure = torch.log_softmax(_upcast(seen), dim=-1).amax(dim=-1, keepdim=True) < math.log(confidence)
+    return unsure * math.expm1(decay * step)
+
+
+def nolan_alpha(seen: Tensor, blind: Tensor, *, scale: float) -> Tensor:
+    """NoLan's strength: strong where the two branches agree, half of that where they part.
+
+        α = scale · (tanh(1 / D) + 1),   D = ½·[KL(p‖p') + KL(p'‖p)]
+
+    Args:
+        seen: (batch, vocab) scores given the image.
+        blind: (batch, vocab) scores given no image.
+        scale: dimensionless, ≥ 0.
+
+    Returns:
+        (batch, 1), in (scale, 2·scale].
+
+    Source: arXiv:2602.22144.
+    """
+    log_p = torch.log_softmax(_below_top(seen, "seen").clamp(min=-FLOOR), dim=-1)
+    log_q = torch.log_softmax(_below_top(blind, "blind").clamp(min=-FLOOR), dim=-1).to(log_p)
+    divergence = 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1, keepdim=True)
+    return scale * (torch.tanh(1 / divergence.clamp(min=torch.finfo(divergence.dtype).tiny)) + 1)
+
+
+def _check_pair(seen: Tensor, blind: Tensor) -> None:
+    if seen.ndim != 2 or seen.shape != blind.shape:
+        raise UserError(
+            f"contrast: `seen` is {tuple(seen.shape)} and `blind` is {tuple(blind.shape)}; both must be (batch, vocab) "
+            "and equal. Was the image-free branch run on another batch, or on a model with another vocabulary?"
+        )
+
+
+def _upcast(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def _below_top(scores: Tensor, name: str) -> Tensor:
+    """Scores upcast, and shifted so that each row's maximum is 0; the shift cancels in the normalised result."""
+    scores = _upcast(scores)
+    top = scores.amax(dim=-1, keepdim=True)
+    if not bool(torch.isfinite(top).all()):
+        rows = (~torch.isfinite(top[:, 0])).nonzero()[:, 0].tolist()
+        raise UserError(
+            f"contrast: `{name}` has rows ({', '.join(map(str, rows[:8]))}) whose largest score is NaN or infinite; "
+            "wanted at least one finite score and no NaN. Did a float16 model overflow? bfloat16 or float32 avoids it."
+        )
+    return scores - top

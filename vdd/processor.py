@@ -1,0 +1,168 @@
+"""VDD as a transformers LogitsProcessor: hand it to `model.generate` and nothing else changes.
+
+    model.generate(**inputs, logits_processor=[VDDLogitsProcessor(model, processor)])
+
+transformers runs a user's processor behind its own (repetition penalty, …) and before temperature, top-k and top-p. So the
+cut-off sees the scores that `generate` passes, as the authors' code does with greedy decoding and T = 1.
+
+Source: arXiv:2403.05262. Knows: the contract of LogitsProcessor. Does not know: files, benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from vdd._check import UserError, choice
+from vdd.branch import BlindBranch
+from vdd.config import DebiasConfig, override
+from vdd.contrast import contrast, m3id_alpha, nolan_alpha
+from vdd.families import family_of
+from vdd.reference import BlindPrompt, blind_prompts
+
+PRESETS: Mapping[str, DebiasConfig] = {
+    "vdd": DebiasConfig(reference="none", alpha=1.0, beta=0.1),
+    "vcd": DebiasConfig(reference="noise", noise_step=500, alpha=1.0, beta=0.1),
+    "icd": DebiasConfig(reference="instruction", alpha=1.0, beta=0.1),
+    "m3id": DebiasConfig(reference="none", schedule="m3id", decay=0.02, confidence=0.3, beta=0.0),
+    "nolan": DebiasConfig(reference="none", schedule="nolan", alpha=0.8, beta=0.0),
+    "cutoff-only": DebiasConfig(alpha=0.0, beta=0.1),
+}
+"""Methods that are this processor with other parts. Sources: arXiv 2403.05262 (vdd), 2311.16922 (vcd), 2403.18715 (icd),
+2403.14003 (m3id), 2602.22144 (nolan), 2504.10020 (cutoff-only, a control)."""
+
+
+@dataclass
+class Prompt:
+    """The batch of prompts that is being continued.
+
+    Attributes:
+        ids: (rows, width) as `generate` passed them first.
+        length: columns of `input_ids` at the last call.
+        blind: the reference's prompts.
+    """
+
+    ids: Tensor
+    length: int
+    blind: tuple[BlindPrompt, ...]
+
+
+class VDDLogitsProcessor(LogitsProcessor):
+    """Subtracts what the model would say without the image.
+
+    One object serves any number of `generate` calls, one after another: greedy, sampling, beams, batches with left padding.
+    The prompt is found from the ids of the first call; references that keep an image (`noise`, `zero`, `one`,
+    `instruction`) need `inputs`, since a logits processor is not shown the pixels.
+
+    Args:
+        model: the vision-language model that `generate` is called on.
+        processor: its multimodal processor. Without it only the image's own tokens can be taken out of the prompt, and
+            the padding is not recognised unless `inputs` is given.
+        inputs: what `generate` is called with (`input_ids`, `attention_mask`, `pixel_values`).
+        preset: one of PRESETS.
+        **options: settings of `DebiasConfig` that replace the preset's, such as alpha=1.0, beta=0.1, reference="none".
+
+    Raises:
+        ValueError: on an unknown setting or one out of range, here; on a prompt without image tokens, a vocabulary that
+            differs from the model's, or NaN scores, when called.
+
+    Example:
+        >>> import vdd
+        >>> from vdd.toy import load
+        >>> model, processor = load()
+        >>> plugin = vdd.VDDLogitsProcessor(model, processor, alpha=1.0, beta=0.1, reference="none")
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        inputs: Mapping[str, Tensor] | None = None,
+        preset: str = "vdd",
+        **options: Any,
+    ) -> None:
+        choice("vdd", "preset", preset, PRESETS)
+        self.config = override(PRESETS[preset], options)
+        self.processor = processor
+        self.inputs = inputs
+        self.family = family_of(model)
+        self.branches = tuple(BlindBranch(model) for _ in range(2 if self.config.reference == "both" else 1))
+        self.prompt: Prompt | None = None
+
+    @classmethod
+    def from_config(
+        cls, config: DebiasConfig, model: Any, processor: Any = None, *, inputs: Mapping[str, Tensor] | None = None
+    ) -> VDDLogitsProcessor:
+        """The processor with exactly these settings."""
+        settings = {name: getattr(config, name) for name in config.__dataclass_fields__}
+        return cls(model, processor, inputs=inputs, **settings)
+
+    @property
+    def forwards(self) -> int:
+        """Rows × forward passes that the image-free branch has run."""
+        return sum(branch.forwards for branch in self.branches)
+
+    def use_inputs(self, inputs: Mapping[str, Tensor] | None) -> None:
+        """Go on to another batch: the next call starts from these inputs."""
+        self.inputs = inputs
+        self.prompt = None
+
+    def reset(self) -> None:
+        """Forget prompts and caches, and free their memory."""
+        self.prompt = None
+        for branch in self.branches:
+            branch.reset()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Debias one step.
+
+        Args:
+            input_ids: (rows, length) prompt and generated tokens.
+            scores: (rows, vocab) of the next token given the image.
+
+        Returns:
+            (rows, vocab) normalised log-probabilities; −inf where cut off.
+        """
+        if self.config.is_cutoff_only:
+            return contrast(scores, scores, alpha=0.0, beta=self.config.beta)
+        prompt = self._find_prompt(input_ids)
+        tokens = input_ids[:, prompt.ids.shape[1] :]
+        rows = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
+        blind = (rows[0] if len(rows) == 1 else torch.stack([row.double() for row in rows]).mean(dim=0)).to(
+            scores.device
+        )
+        if blind.shape[-1] != scores.shape[-1]:
+            raise UserError(
+                f"vdd: the scores are over {scores.shape[-1]} tokens and the image-free branch's over {blind.shape[-1]}; "
+                "both must come from one model. Was the processor made for another model than `generate` is called on?"
+            )
+        return contrast(scores, blind, alpha=self._alpha(scores, blind, tokens.shape[1] + 1), beta=self.config.beta)
+
+    def _alpha(self, scores: Tensor, blind: Tensor, step: int) -> float | Tensor:
+        config = self.config
+        if config.schedule == "m3id":
+            return m3id_alpha(scores, step, decay=config.decay, confidence=config.confidence)
+        if config.schedule == "nolan":
+            return nolan_alpha(scores, blind, scale=config.alpha)
+        return config.alpha
+
+    def _find_prompt(self, input_ids: Tensor) -> Prompt:
+        """The prompt that `input_ids` continues; all of `input_ids` where it is a new one."""
+        prompt = self.prompt
+        if prompt is not None:
+            width = prompt.ids.shape[1]
+            is_next = width <= input_ids.shape[1] <= prompt.length + 1 and len(input_ids) == len(prompt.ids)
+            if is_next and torch.equal(input_ids[:, :width], prompt.ids):
+                prompt.length = input_ids.shape[1]
+                return prompt
+        blind = blind_prompts(input_ids, self.config, self.family, processor=self.processor, inputs=self.inputs)
+        self.prompt = Prompt(input_ids, input_ids.shape[1], blind)
+        return self.prompt

@@ -1,0 +1,88 @@
+"""What crosses modules: Question → Answer → Score, each one line of JSON.
+
+Knows: plain Python values. Does not know: tensors, models, files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+QuestionId = int | str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one image.
+
+    Attributes:
+        question_id: unique in its file.
+        image: path relative to the image folder.
+        text: what is asked, without image placeholders.
+        label: the right answer, in the benchmark's own words ("yes", "no", "B", …); None where there is none.
+    """
+
+    question_id: QuestionId
+    image: str
+    text: str
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to a question, and how sure it was.
+
+    Attributes:
+        question_id: the question's.
+        question: its text.
+        image: its image path; "" where the image was passed in memory.
+        text: the generated answer; "" where `error` is set.
+        probabilities: p(label | image, question), summed over each label's surface forms, not renormalised.
+        blind_probabilities: p'(label | question), the same without the image, by reference ("none", "unk", "both").
+        debiased: the post-hoc debiased scores of the labels, by reference.
+        error: why there is no answer (an unreadable image), None where there is one.
+    """
+
+    question_id: QuestionId
+    question: str
+    image: str
+    text: str
+    probabilities: Mapping[str, float] | None = None
+    blind_probabilities: Mapping[str, Mapping[str, float]] | None = None
+    debiased: Mapping[str, Mapping[str, float]] | None = None
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, without the fields that are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.dumps({k: v for k, v in values.items() if v is not None}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Answer:
+        """The inverse of `to_json`, on the parsed line."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+@dataclass(frozen=True)
+class Score:
+    """Named figures of one benchmark and the signature that says how they came about.
+
+    Attributes:
+        values: accuracy, f1, … as fractions in [0, 1]; counts as integers.
+        signature: `pope|coco|adversarial|n:3000|parse:official|…`.
+        intervals: name → (low, high), 95 % unless the signature says otherwise.
+    """
+
+    values: Mapping[str, float]
+    signature: str
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One JSON object: the values, `intervals` where there are any, and `signature`."""
+        body: dict[str, Any] = dict(self.values)
+        if self.intervals:
+            body["intervals"] = {k: list(v) for k, v in self.intervals.items()}
+        body["signature"] = self.signature
+        return json.dumps(body, ensure_ascii=False)
