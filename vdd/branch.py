@@ -1,12 +1,13 @@
 """The image-free branch: a model's next-token scores for rows of ids, from a KV cache kept as a memo.
 
 The scores depend on the branch's complete input alone (ids, mask, positions, pixels). So the cache is a memo of that
-input: each call compares the rows asked for with the rows consumed, then extends, reorders (beams), rolls back (a rejected
-draft), or starts over (a new prompt). Rows with the same content share one row of the cache until their texts part.
+input: each call compares the rows asked for with the rows consumed, then extends, reorders (beams), rolls back (a
+rejected draft), or starts over (a new prompt). Rows with the same content share one row of the cache until their texts
+part.
 
-Source: design of this project; the obvious alternative, a second `generate` state stepped in lockstep, breaks on beams,
-on reuse, and on assisted decoding.
-Knows: tensors, a model by Protocol. Does not know: transformers, tokenizers, references, what is contrasted. Changes no model.
+Source: design of this project; the obvious alternative, a second `generate` state stepped in lockstep, breaks on
+beams, on reuse, and on assisted decoding.
+Knows: tensors, a model by Protocol, which it never changes. Does not know: transformers, tokenizers, contrasts.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ class DebiasConfig:
         reference: one of REFERENCES.
         alpha: contrast strength, ≥ 0; for the schedule "nolan" its scale; not used by "m3id".
         beta: plausibility cut-off, fraction of the top probability, in [0, 1]; 0 keeps every token.
-        schedule: how strong at which step: "constant", "m3id" (grows with the text), "nolan" (by the branches' divergence).
+        schedule: how strong at which step: "constant", "m3id" (grows with the text), "nolan" (by the branches'
+            divergence).
         decay: M3ID's λ per token, ≥ 0.
         confidence: M3ID's gate: nothing is subtracted where the top probability reaches this, in (0, 1].
         unk_per: one `<unk>` per "image", or per "patch".

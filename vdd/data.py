@@ -13,9 +13,10 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class ImageError(UserError):
     """An image that cannot be used.
 
     Attributes:
-        path: which one.
+        path: which one; "(in memory)" for a stream.
         reason: why not.
     """
 
@@ -208,11 +209,11 @@ def image_path(folder: str | os.PathLike[str], name: str) -> Path:
     return Path(folder, name)
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode an image file as a model should see it: upright, opaque, 8-bit RGB.
+def load_image(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Decode an image as a model should see it: upright, opaque, 8-bit RGB.
 
     Args:
-        path: a file in one of FORMATS, at most MAX_PIXELS large; of an animation the first frame is taken.
+        source: path or binary stream in one of FORMATS, at most MAX_PIXELS large; of an animation the first frame.
 
     Returns:
         What `to_rgb` makes of it, turned as its EXIF orientation says; EXIF data that cannot be read is ignored.
@@ -222,11 +223,11 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    path = source if isinstance(source, (str, os.PathLike)) else "(in memory)"
     try:
-        if not os.path.isfile(path):
-            reason = "is a folder" if os.path.isdir(path) else "no such file"
-            raise ImageError(path, f"{reason}; wanted an image file")
-        with Image.open(path, formats=FORMATS) as image:
+        if path is source and not os.path.isfile(path):
+            raise ImageError(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}; wanted an image file")
+        with Image.open(source, formats=FORMATS) as image:
             _check_size(path, image)
             image.load()
             _check_size(path, image)
@@ -293,7 +294,8 @@ def write_atomic(path: str | os.PathLike[str], text: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none once it has taken the target's place
+            draft.unlink()
 
 
 def _read_text(path: str | os.PathLike[str]) -> str:

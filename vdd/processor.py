@@ -2,8 +2,8 @@
 
     model.generate(**inputs, logits_processor=[VDDLogitsProcessor(model, processor)])
 
-transformers runs a user's processor behind its own (repetition penalty, …) and before temperature, top-k and top-p. So the
-cut-off sees the scores that `generate` passes, as the authors' code does with greedy decoding and T = 1.
+transformers runs a user's processor behind its own (repetition penalty, …) and before temperature, top-k and top-p. So
+the cut-off sees the scores that `generate` passes; the authors contrast first. With neither in use both are the same.
 
 Source: arXiv:2403.05262. Knows: the contract of LogitsProcessor. Does not know: files, benchmarks.
 """
@@ -33,8 +33,8 @@ PRESETS: Mapping[str, DebiasConfig] = {
     "nolan": DebiasConfig(reference="none", schedule="nolan", alpha=0.8, beta=0.0),
     "cutoff-only": DebiasConfig(alpha=0.0, beta=0.1),
 }
-"""Methods that are this processor with other parts. Sources: arXiv 2403.05262 (vdd), 2311.16922 (vcd), 2403.18715 (icd),
-2403.14003 (m3id), 2602.22144 (nolan), 2504.10020 (cutoff-only, a control)."""
+"""Methods that are this processor with other parts. Sources: arXiv 2403.05262 (vdd), 2311.16922 (vcd), 2403.18715
+(icd), 2403.14003 (m3id), 2602.22144 (nolan), 2504.10020 (cutoff-only, a control)."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Prompt:
 class VDDLogitsProcessor(LogitsProcessor):
     """Subtracts what the model would say without the image.
 
-    One object serves any number of `generate` calls, one after another: greedy, sampling, beams, batches with left padding.
+    One object serves any number of `generate` calls, one after another: greedy, sampling, beams, left-padded batches.
     The prompt is found from the ids of the first call; references that keep an image (`noise`, `zero`, `one`,
     `instruction`) need `inputs`, since a logits processor is not shown the pixels.
 
@@ -135,14 +135,14 @@ class VDDLogitsProcessor(LogitsProcessor):
             return contrast(scores, scores, alpha=0.0, beta=self.config.beta)
         prompt = self._find_prompt(input_ids)
         tokens = input_ids[:, prompt.ids.shape[1] :]
-        rows = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
-        blind = (rows[0] if len(rows) == 1 else torch.stack([row.double() for row in rows]).mean(dim=0)).to(
-            scores.device
-        )
+        parts = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
+        blind = parts[0] if len(parts) == 1 else torch.stack([part.double() for part in parts]).mean(dim=0)
+        blind = blind.to(scores.device)
         if blind.shape[-1] != scores.shape[-1]:
             raise UserError(
-                f"vdd: the scores are over {scores.shape[-1]} tokens and the image-free branch's over {blind.shape[-1]}; "
-                "both must come from one model. Was the processor made for another model than `generate` is called on?"
+                f"vdd: the scores are over {scores.shape[-1]} tokens and the image-free branch's over "
+                f"{blind.shape[-1]}; both must come from one model. Was the processor made for another model than "
+                "the one that generates?"
             )
         return contrast(scores, blind, alpha=self._alpha(scores, blind, tokens.shape[1] + 1), beta=self.config.beta)
 

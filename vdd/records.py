@@ -6,6 +6,7 @@ Knows: plain Python values. Does not know: tensors, models, files.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -42,6 +43,7 @@ class Answer:
         probabilities: p(label | image, question), summed over each label's surface forms, not renormalised.
         blind_probabilities: p'(label | question), the same without the image, by reference ("none", "unk", "both").
         debiased: the post-hoc debiased scores of the labels, by reference.
+        margin: log-odds of the first label against the second before any cut-off; what AUROC ranks by.
         error: why there is no answer (an unreadable image), None where there is one.
     """
 
@@ -52,6 +54,7 @@ class Answer:
     probabilities: Mapping[str, float] | None = None
     blind_probabilities: Mapping[str, Mapping[str, float]] | None = None
     debiased: Mapping[str, Mapping[str, float]] | None = None
+    margin: float | None = None
     error: str | None = None
 
     def to_json(self) -> str:
@@ -80,9 +83,14 @@ class Score:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One JSON object: the values, `intervals` where there are any, and `signature`."""
-        body: dict[str, Any] = dict(self.values)
+        """One JSON object: the values, `intervals` where there are any, and `signature`; NaN and ±inf become null."""
+        body: dict[str, Any] = {name: _finite(value) for name, value in self.values.items()}
         if self.intervals:
-            body["intervals"] = {k: list(v) for k, v in self.intervals.items()}
+            body["intervals"] = {name: [_finite(end) for end in ends] for name, ends in self.intervals.items()}
         body["signature"] = self.signature
-        return json.dumps(body, ensure_ascii=False)
+        return json.dumps(body, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: float) -> float | None:
+    """`value`, or None, JSON's null, where JSON has no number for it."""
+    return value if math.isfinite(value) else None

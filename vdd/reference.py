@@ -100,8 +100,8 @@ def blind_prompts(
     for number, row in enumerate(rows):
         if not family.image_ids.intersection(row):
             raise UserError(
-                f"vdd: row {number} of the prompt has no image token ({_name(family, processor)}); wanted at least one. "
-                "Was the image left out of the chat template, or are these ids not the prompt's?"
+                f"vdd: row {number} of the prompt has no image token ({_name(family, processor)}); "
+                "wanted at least one. Was the image left out of the chat template, or are these ids not the prompt's?"
             )
     device = input_ids.device
     if config.reference in TEXT_REFERENCES:

@@ -1,0 +1,53 @@
+"""`vdd ask IMAGE QUESTION`: one answer with debiasing beside the one without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdd.cli.models import EMBEDDED, MODEL_HELP
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = EMBEDDED,
+    labels: Annotated[str, typer.Option(help="Possible answers, separated by commas; shows their probabilities.")] = "",
+    alpha: Annotated[float, typer.Option(help="Contrast strength, ≥ 0.")] = 1.0,
+    beta: Annotated[float, typer.Option(help="Plausibility cut-off, 0 to 1.")] = 0.1,
+    reference: Annotated[str, typer.Option(help="What is shown instead of the image.")] = "none",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the answer at most.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto to spread the model.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
+) -> None:
+    """Answer one question about one image, with and without debiasing."""
+    from vdd.config import DebiasConfig, SamplingConfig
+    from vdd.data import load_image
+
+    debias = DebiasConfig(alpha=alpha, beta=beta, reference=reference)
+    sampling = SamplingConfig(max_new_tokens=max_new_tokens)
+    picture = load_image(image)
+    from vdd.cli.models import open_pipeline
+    from vdd.cli.show import console, show_table
+
+    pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
+    plain = pipeline(picture, question, debias=False, sampling=sampling)
+    words = [word.strip() for word in labels.split(",") if word.strip()]
+    answer = pipeline(picture, question, labels=words or None, sampling=sampling)
+    console.print(f"[dim]plain   [/] {plain.text}", highlight=False)
+    console.print(f"[bold]debiased[/] {answer.text}", highlight=False)
+    if answer.probabilities and answer.blind_probabilities and answer.debiased:
+        rows = [
+            [name, *(f"{values[name]:.3f}" for values in _columns(answer.probabilities, answer.blind_probabilities))]
+            + [f"{scores[name]:.3f}" for scores in answer.debiased.values()]
+            for name in answer.probabilities
+        ]
+        blind = [f"no image ({name})" for name in answer.blind_probabilities]
+        show_table("label probabilities", ["label", "image", *blind, *(f"post-hoc {n}" for n in answer.debiased)], rows)
+
+
+def _columns(seen: object, blind: object) -> list[dict[str, float]]:
+    return [seen, *blind.values()]  # type: ignore[attr-defined, list-item]

@@ -1,0 +1,72 @@
+"""`vdd demo`: the problem and the cure on the embedded model, in under a minute on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SPLITS = ("random", "popular", "adversarial")
+CAPTIONED = 24
+"""Test pictures that break the world's habits and get described; the first three that change are shown."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for questions, answers, scores and pictures.")] = Path("vdd-demo"),
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Measure a small model that answers from its prior, debias it, measure again; all offline."""
+    from rich.markup import escape
+
+    from vdd.cli.models import open_pipeline
+    from vdd.cli.show import console, notes, progress, show_table
+    from vdd.config import DebiasConfig
+    from vdd.data import load_questions, write_atomic
+    from vdd.plots import Example, accuracy_chart, can_chart, example_sheet
+    from vdd.report import COLUMNS, evaluate, markdown, table
+    from vdd.runner import Run, run, standard_legs
+    from vdd.toy.examples import describe_both_ways
+    from vdd.toy.questions import DESCRIBE, write_split
+
+    data = out / "data"
+    with notes.status("loading the embedded model, drawing its test pictures"):
+        pipeline = open_pipeline("toy", debias=DebiasConfig())
+        write_split(data, "test")
+    results = {}
+    for split in SPLITS:
+        questions = load_questions(data / f"pope_{split}.json", labels=("yes", "no"))
+        job = Run("toy", questions, data / "images", standard_legs(max_new_tokens=4), batch_size=32, seed=seed)
+        with progress(f"{split} questions") as advance:
+            run(pipeline, job, out / split, progress=advance)
+        results[split] = evaluate(out / split, names=("pope", "toy", split), seed=seed)
+    for split in SPLITS:
+        show_table(f"\n{split} questions (n = {results[split][0].score.values['n']})", COLUMNS, table(results[split]))
+    write_atomic(out / "table.md", "\n".join(f"### {split}\n\n{markdown(results[split])}" for split in SPLITS))
+
+    with progress("descriptions") as advance:
+        described = describe_both_ways(pipeline, CAPTIONED, progress=advance)
+    changed = [pair for pair in described if pair.before != pair.after]
+    examples = [
+        Example(pair.image, DESCRIBE, pair.truth, pair.before, pair.after, pair.wrong_before | pair.wrong_after)
+        for pair in (changed or described)[:3]
+    ]
+    summary = (
+        f"{len(described)} pictures that break the world's habits: debiasing changes {len(changed)} descriptions; "
+        f"{sum(bool(p.wrong_before) for p in described)} are wrong before, "
+        f"{sum(bool(p.wrong_after) for p in described)} after"
+    )
+    console.print(f"\n[bold]{summary}[/]; the first {len(examples)} that change:\n", highlight=False)
+    for example in examples:
+        console.print(f"[dim]plain   [/] {escape(example.before)}", highlight=False)
+        console.print(f"[bold]debiased[/] {escape(example.after)}", highlight=False)
+        console.print(f"[dim]truth   [/] {escape(example.truth)}\n", highlight=False)
+    example_sheet(summary, examples, out / "examples.png")
+    console.print(f"pictures: {out / 'examples.png'}", highlight=False)
+    if can_chart():
+        panels = {split: [(row.leg.name, row.score) for row in results[split]] for split in SPLITS}
+        accuracy_chart("The embedded model on its test questions", panels, out / "accuracy.png")
+        console.print(f"figure:   {out / 'accuracy.png'}", highlight=False)
+    else:
+        console.print("for the chart of accuracies: pip install 'visual-debias-decoding[plot]'", highlight=False)
+    console.print(f"table, answers and scores: {out}", highlight=False)

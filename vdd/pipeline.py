@@ -1,0 +1,332 @@
+"""Image and question in, answer out: a vision-language model with its processor, debiased.
+
+    vdd.LlavaPipeline(*vdd.load("llava-hf/llava-1.5-7b-hf"))("photo.jpg", "Is there a dog in the image?")
+
+Knows: transformers' models and processors, images. Does not know: files of questions, scores, the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vdd._check import UserError, choice
+from vdd.branch import BlindBranch
+from vdd.calibrate import AffineCalibration, Labels, TokenIds, average_prior
+from vdd.config import DebiasConfig, SamplingConfig, override
+from vdd.contrast import contrast
+from vdd.data import load_image, to_rgb
+from vdd.families import family_of, tokenizer_of
+from vdd.processor import PRESETS, VDDLogitsProcessor
+from vdd.records import Answer
+from vdd.reference import blind_prompts
+
+IMAGE = "image"
+"""Key of the image-conditioned distribution beside those of the references."""
+
+PRIORS = ("none", "unk", "both")
+"""References that post-hoc debiasing takes its prior from here."""
+
+PLAIN_TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
+"""LLaVA-1.5's prompt, for processors without a chat template."""
+
+Picture = str | Path | bytes | Image.Image
+
+
+def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize: str | None = None) -> tuple[Any, Any]:
+    """A vision-language model and its processor.
+
+    Args:
+        name: folder, or name on the Hub (fetched if it is not in the cache already).
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread it by accelerate; CUDA by default where there is one.
+        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+        quantize: "4bit" or "8bit" by bitsandbytes (extra `bnb`); None for none.
+
+    Returns:
+        (model in eval mode, processor).
+
+    Raises:
+        ValueError: where there is no such model, or it is not a vision-language model.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    choice("load", "dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options: dict[str, Any] = {"dtype": dtype, "device_map": where}
+    if quantize is not None:
+        options["quantization_config"] = _quantization(quantize)
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"load: {name!r} could not be loaded ({first}); wanted a folder with a vision-language model in "
+            'transformers\' format, its name on the Hub, or "toy" for the embedded one.'
+        ) from error
+    return model.eval(), processor
+
+
+class LlavaPipeline:
+    """Answers questions about images, debiased.
+
+    Args:
+        model: a LLaVA-type model.
+        processor: its processor.
+        preset: one of vdd.PRESETS.
+        **options: settings of `DebiasConfig`, such as alpha=1.0, beta=0.1, reference="none".
+    """
+
+    def __init__(self, model: Any, processor: Any, *, preset: str = "vdd", **options: Any) -> None:
+        choice("vdd", "preset", preset, PRESETS)
+        self.model = model
+        self.processor = processor
+        self.debias = override(PRESETS[preset], options)
+        self.family = family_of(model)
+        self._branches = {reference: BlindBranch(model) for reference in ("none", "unk")}
+
+    def __call__(
+        self,
+        image: Picture,
+        question: str,
+        *,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        debias: bool = True,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Answer:
+        """Answer one question about one image.
+
+        Args:
+            image: path, PIL image, or the bytes of an image file.
+            question: without image placeholders.
+            labels: the possible answers ("yes", "no"); their probabilities come with the answer, raw, without the
+                image, and debiased.
+            debias: False for the model's plain answer.
+            sampling: greedy, at most 32 tokens, by default.
+            seed: of sampling.
+        """
+        inputs = self.inputs([_picture(image)], [question])
+        debiasing = self.debias if debias else None
+        text = self.generate(inputs, debias=debiasing, sampling=sampling or SamplingConfig(), seed=seed)[0]
+        name = str(image) if isinstance(image, (str, Path)) else ""
+        answer = Answer(0, question, name, text)
+        return answer if labels is None else self._with_labels(answer, inputs, labels)
+
+    def inputs(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+        """What `generate` takes, on the model's device: one image and one question a row, left-padded.
+
+        Args:
+            images: RGB.
+            questions: as many, without image placeholders.
+        """
+        prompts = [self.prompt(question) for question in questions]
+        bos = getattr(tokenizer_of(self.processor), "bos_token", None)
+        batch = self.processor(
+            images=list(images),
+            text=prompts,
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=not (bos and prompts[0].startswith(bos)),
+        )
+        batch = batch.to(self._device())
+        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
+        return batch
+
+    def prompt(self, question: str) -> str:
+        """The chat prompt for one image and one question, with the image's placeholder."""
+        if not getattr(self.processor, "chat_template", None):
+            return PLAIN_TEMPLATE.format(question=question)
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        return str(self.processor.apply_chat_template(chat, add_generation_prompt=True))
+
+    def generate(
+        self, inputs: Mapping[str, Tensor], *, debias: DebiasConfig | None, sampling: SamplingConfig, seed: int = 0
+    ) -> list[str]:
+        """The answers' texts, without special tokens.
+
+        Args:
+            inputs: from `inputs`.
+            debias: None for plain decoding.
+            sampling: every setting is passed on, whatever the model's generation_config says.
+            seed: of sampling; the global random state is left as it was.
+        """
+        plugin = []
+        if debias is not None:
+            plugin = [VDDLogitsProcessor.from_config(debias, self.model, self.processor, inputs=inputs)]
+        with _seeded(seed, self._device()), torch.no_grad():
+            output = self.model.generate(**inputs, logits_processor=plugin, **sampling.generate_kwargs())
+        answers = output[:, inputs["input_ids"].shape[1] :]
+        texts = tokenizer_of(self.processor).batch_decode(answers, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def distributions(
+        self, inputs: Mapping[str, Tensor], conditions: Sequence[str], *, tokens: TokenIds = ()
+    ) -> dict[str, Tensor]:
+        """Complete next-token log-probabilities.
+
+        Args:
+            inputs: from `inputs`.
+            conditions: "image", "none", "unk"; which input the distribution is given.
+            tokens: what follows the prompt already, the same for every row.
+
+        Returns:
+            condition → (batch, vocab), at least float32.
+        """
+        ids = inputs["input_ids"]
+        follow = torch.tensor(tokens, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        rows = {}
+        for condition in conditions:
+            if condition == IMAGE:
+                rows[condition] = self._seen_logits(inputs, follow)
+                continue
+            choice("distributions", "condition", condition, (IMAGE, *self._branches))
+            config = DebiasConfig(reference=condition)
+            (prompt,) = blind_prompts(ids, config, self.family, processor=self.processor, inputs=inputs)
+            rows[condition] = self._branches[condition].logits(prompt, follow)
+        return {
+            name: torch.log_softmax(row if row.dtype == torch.float64 else row.float(), dim=-1)
+            for name, row in rows.items()
+        }
+
+    def labels(self, words: Sequence[str] | Mapping[str, Sequence[str]]) -> Labels:
+        """The possible answers as this model's tokens."""
+        tokenizer = tokenizer_of(self.processor)
+        return Labels.from_words(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], words)
+
+    def label_probabilities(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Labels,
+        *,
+        rows: Mapping[str, Tensor] | None = None,
+        best_form: bool = False,
+    ) -> dict[str, Tensor]:
+        """p(label) under every condition.
+
+        Args:
+            inputs: from `inputs`.
+            labels: from `labels`.
+            rows: first-token distributions by condition, where they are known already; all three by default.
+            best_form: the most probable surface form instead of the sum.
+
+        Returns:
+            condition → (batch, labels).
+        """
+        rows = rows if rows is not None else self.distributions(inputs, (IMAGE, *self._branches))
+        return {
+            name: labels.probabilities(row, best_form=best_form, rest=partial(self._rest, inputs, name))
+            for name, row in rows.items()
+        }
+
+    def debiased_label_probabilities(
+        self, inputs: Mapping[str, Tensor], labels: Labels, config: DebiasConfig, rows: Mapping[str, Tensor]
+    ) -> Tensor:
+        """p(label) under the contrasted distribution of a constant-strength text reference.
+
+        Args:
+            inputs: from `inputs`.
+            labels: from `labels`.
+            config: reference "none", "unk" or "both".
+            rows: first-token distributions by condition.
+
+        Returns:
+            (batch, labels).
+        """
+
+        def moved(rows: Mapping[str, Tensor]) -> Tensor:
+            return contrast(rows[IMAGE], reference_row(rows, config.reference), alpha=config.alpha, beta=config.beta)
+
+        def rest(form: TokenIds) -> Tensor:
+            parts = [
+                moved(self.distributions(inputs, tuple(rows), tokens=form[:length]))[:, form[length]]
+                for length in range(1, len(form))
+            ]
+            return torch.stack(parts).sum(dim=0)
+
+        return labels.probabilities(moved(rows), rest=rest)
+
+    def _with_labels(
+        self, answer: Answer, inputs: Mapping[str, Tensor], words: Sequence[str] | Mapping[str, Sequence[str]]
+    ) -> Answer:
+        labels = self.labels(words)
+        found = self.label_probabilities(inputs, labels)
+        priors = {"none": found["none"], "unk": found["unk"], "both": average_prior(found["none"], found["unk"])}
+        debiased = {name: AffineCalibration.from_prior(prior)(found[IMAGE]) for name, prior in priors.items()}
+        return Answer(
+            answer.question_id,
+            answer.question,
+            answer.image,
+            answer.text,
+            probabilities=named(labels, found[IMAGE])[0],
+            blind_probabilities={name: named(labels, prior)[0] for name, prior in priors.items()},
+            debiased={name: named(labels, scores)[0] for name, scores in debiased.items()},
+        )
+
+    def _rest(self, inputs: Mapping[str, Tensor], condition: str, form: TokenIds) -> Tensor:
+        parts = [
+            self.distributions(inputs, (condition,), tokens=form[:length])[condition][:, form[length]]
+            for length in range(1, len(form))
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+    @torch.no_grad()
+    def _seen_logits(self, inputs: Mapping[str, Tensor], follow: Tensor) -> Tensor:
+        given = dict(inputs)
+        given["input_ids"] = torch.cat([inputs["input_ids"], follow], dim=1)
+        mask = inputs["attention_mask"]
+        given["attention_mask"] = torch.cat([mask, mask.new_ones(follow.shape)], dim=1)
+        given["position_ids"] = (given["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+        return self.model(**given, use_cache=False, return_dict=True, logits_to_keep=1).logits[:, -1]
+
+    def _device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+
+def reference_row(rows: Mapping[str, Tensor], reference: str) -> Tensor:
+    """The reference's scores from those of its parts; for `both` the mean of the log-probabilities.
+
+    The mean of log-probabilities and the mean of logits differ by a constant per row, which the contrast cancels.
+    """
+    return (rows["none"] + rows["unk"]) / 2 if reference == "both" else rows[reference]
+
+
+def named(labels: Labels, values: Tensor) -> list[dict[str, float]]:
+    """(batch, labels) → one label → value dictionary a row."""
+    return [dict(zip(labels.names, row, strict=True)) for row in values.tolist()]
+
+
+def _picture(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, bytes):
+        return load_image(io.BytesIO(image))
+    return load_image(image)
+
+
+def _quantization(quantize: str) -> Any:
+    choice("load", "quantize", quantize, ("4bit", "8bit"))
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError("load: quantising needs bitsandbytes: pip install 'visual-debias-decoding[bnb]'.")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """`generate` draws from torch's global generators; seed them inside, put them back after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

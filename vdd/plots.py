@@ -1,0 +1,116 @@
+"""Pictures from records: examples before and after, by Pillow; accuracies with their intervals, by matplotlib.
+
+Knows: records, images. Computes nothing. The only place that imports matplotlib (extra `plot`).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vdd._check import UserError
+from vdd.records import Score
+
+INK, FAINT, WRONG, RIGHT = "#1a1a1a", "#6b7280", "#b42318", "#067647"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture and what was said about it.
+
+    Attributes:
+        image: as the model saw it.
+        question: what was asked.
+        truth: the right answer, shown beneath.
+        before: the plain answer.
+        after: the debiased answer.
+        wrong: words that are not in the picture, set off where an answer has them.
+    """
+
+    image: Image.Image
+    question: str
+    truth: str
+    before: str
+    after: str
+    wrong: frozenset[str] = frozenset()
+
+
+def can_chart() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def example_sheet(title: str, examples: Sequence[Example], path: Path) -> None:
+    """Save the examples side by side as a PNG: picture, question, answer before, answer after, truth."""
+    side, margin, line = 300, 28, 22
+    head, body = ImageFont.load_default(22), ImageFont.load_default(16)
+    columns = [_lines(example, width=34) for example in examples]
+    height = 3 * margin + 30 + side + line * max(map(len, columns)) + margin
+    sheet = Image.new("RGB", (margin + len(examples) * (side + margin), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, margin), title, fill=INK, font=head)
+    for number, (example, lines) in enumerate(zip(examples, columns, strict=True)):
+        left, top = margin + number * (side + margin), 2 * margin + 30
+        picture = example.image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (left, top))
+        draw.rectangle((left, top, left + side, top + side), outline="#d0d5dd")
+        for row, words in enumerate(lines):
+            x: float = left
+            for word, color in words:
+                draw.text((x, top + side + 14 + row * line), word, fill=color, font=body)
+                x += draw.textlength(word + " ", font=body)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]], path: Path) -> None:
+    """Save a dot and its 95 % interval for each leg, a panel for each question set.
+
+    Args:
+        title: above the chart.
+        panels: question set → (leg, score) from top to bottom; the first leg's accuracy is drawn through as a line.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    if not can_chart():
+        raise UserError("plots: charts need matplotlib: pip install 'visual-debias-decoding[plot]'.")
+    from matplotlib.figure import Figure
+
+    legs = [name for name, _ in next(iter(panels.values()))]
+    figure = Figure(figsize=(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
+        axis.axvline(100 * rows[0][1].values["accuracy"], color="#d0d5dd", linewidth=1, zorder=0)
+        for place, (name, score) in enumerate(rows):
+            low, high = (100 * edge for edge in score.intervals["accuracy"])
+            color = RIGHT if "vdd" in name or "posthoc" in name else FAINT
+            axis.plot([low, high], [place, place], color=color, linewidth=2)
+            axis.plot(100 * score.values["accuracy"], place, "o", color=color, markersize=6)
+        axis.set_title(panel, fontsize=10)
+        axis.set_xlabel("accuracy, %")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(legs)), legs)
+    axes[0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _lines(example: Example, *, width: int) -> list[list[tuple[str, str]]]:
+    """Wrapped lines of (word, colour)."""
+    rows: list[list[tuple[str, str]]] = [[(word, INK)] for word in textwrap.wrap(example.question, width)]
+    for name, text in (("plain", example.before), ("debiased", example.after), ("truth", example.truth)):
+        rows.append([])
+        rows.append([(name, FAINT)])
+        marked = example.wrong if name != "truth" else frozenset[str]()
+        for wrapped in textwrap.wrap(text, width) or ["(nothing)"]:
+            rows.append([(word, WRONG if word.strip(".,").lower() in marked else INK) for word in wrapped.split()])
+    return rows
