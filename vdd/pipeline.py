@@ -8,8 +8,10 @@ Knows: transformers' models and processors, images. Does not know: files of ques
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,20 @@ PRIORS = ("none", "unk", "both")
 
 PLAIN_TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
 """LLaVA-1.5's prompt, for processors without a chat template."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What the model computed for a batch of prompts with their images: any number of decodings start from it.
+
+    Attributes:
+        cache: KV cache over the prompts; copied before use.
+        logits: (batch, vocab) of the first answer token.
+    """
+
+    cache: Any
+    logits: Tensor
+
 
 Picture = str | Path | bytes | Image.Image
 
@@ -149,8 +165,21 @@ class LlavaPipeline:
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         return str(self.processor.apply_chat_template(chat, add_generation_prompt=True))
 
+    @torch.no_grad()
+    def prefill(self, inputs: Mapping[str, Tensor]) -> Prefill:
+        """Run the prompts and their images once, for every decoding that follows."""
+        positions = _positions(inputs["attention_mask"])
+        output = self.model(**inputs, position_ids=positions, use_cache=True, return_dict=True, logits_to_keep=1)
+        return Prefill(output.past_key_values, output.logits[:, -1])
+
     def generate(
-        self, inputs: Mapping[str, Tensor], *, debias: DebiasConfig | None, sampling: SamplingConfig, seed: int = 0
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        debias: DebiasConfig | None,
+        sampling: SamplingConfig,
+        seed: int = 0,
+        prefill: Prefill | None = None,
     ) -> list[str]:
         """The answers' texts, without special tokens.
 
@@ -159,18 +188,30 @@ class LlavaPipeline:
             debias: None for plain decoding.
             sampling: every setting is passed on, whatever the model's generation_config says.
             seed: of sampling; the global random state is left as it was.
+            prefill: from `prefill`; the image is then not encoded again. The answer is the same up to kernel rounding.
         """
         plugin = []
         if debias is not None:
             plugin = [VDDLogitsProcessor.from_config(debias, self.model, self.processor, inputs=inputs)]
+        given: dict[str, Any] = dict(inputs)
+        if prefill is not None:
+            cache = copy.deepcopy(prefill.cache)
+            cache.crop(-1)  # `generate` wants a token to go on from
+            given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
+            given["past_key_values"] = cache
         with _seeded(seed, self._device()), torch.no_grad():
-            output = self.model.generate(**inputs, logits_processor=plugin, **sampling.generate_kwargs())
+            output = self.model.generate(**given, logits_processor=plugin, **sampling.generate_kwargs())
         answers = output[:, inputs["input_ids"].shape[1] :]
         texts = tokenizer_of(self.processor).batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def distributions(
-        self, inputs: Mapping[str, Tensor], conditions: Sequence[str], *, tokens: TokenIds = ()
+        self,
+        inputs: Mapping[str, Tensor],
+        conditions: Sequence[str],
+        *,
+        tokens: TokenIds = (),
+        prefill: Prefill | None = None,
     ) -> dict[str, Tensor]:
         """Complete next-token log-probabilities.
 
@@ -178,6 +219,7 @@ class LlavaPipeline:
             inputs: from `inputs`.
             conditions: "image", "none", "unk"; which input the distribution is given.
             tokens: what follows the prompt already, the same for every row.
+            prefill: from `prefill`, where it is at hand.
 
         Returns:
             condition → (batch, vocab), at least float32.
@@ -187,7 +229,7 @@ class LlavaPipeline:
         rows = {}
         for condition in conditions:
             if condition == IMAGE:
-                rows[condition] = self._seen_logits(inputs, follow)
+                rows[condition] = prefill.logits if prefill and not tokens else self._seen_logits(inputs, follow)
                 continue
             choice("distributions", "condition", condition, (IMAGE, *self._branches))
             config = DebiasConfig(reference=condition)
@@ -285,7 +327,7 @@ class LlavaPipeline:
         given["input_ids"] = torch.cat([inputs["input_ids"], follow], dim=1)
         mask = inputs["attention_mask"]
         given["attention_mask"] = torch.cat([mask, mask.new_ones(follow.shape)], dim=1)
-        given["position_ids"] = (given["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+        given["position_ids"] = _positions(given["attention_mask"])
         return self.model(**given, use_cache=False, return_dict=True, logits_to_keep=1).logits[:, -1]
 
     def _device(self) -> torch.device:
@@ -311,6 +353,11 @@ def _picture(image: Picture) -> Image.Image:
     if isinstance(image, bytes):
         return load_image(io.BytesIO(image))
     return load_image(image)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """(rows, width) positions that leave padding out, as `generate` counts them."""
+    return (mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def _quantization(quantize: str) -> Any:

@@ -6,6 +6,7 @@
     DIR/rows.safetensors      complete first-token log-probabilities: `image`; `none` and `unk`, each distinct row once
     DIR/timings.jsonl         seconds and forwards by batch and part: the only file that differs between equal runs
 
+The image is encoded once a batch; every leg goes on from there, and each leg's time includes it.
 Batches are cut from the sorted question list, and each is written whole (parts/), so every question meets the same
 batch-mates whatever was interrupted.
 Knows: the pipeline, files. Does not know: scores, tables, the command line.
@@ -167,10 +168,14 @@ def _answer_batch(
     rows: dict[str, Tensor] = {}
     costs: dict[str, Cost] = {}
     with _counted(pipeline.model) as counter:
+        before = _now(counter)
+        prefill = pipeline.prefill(inputs)
+        costs[IMAGE] = _since(before, counter)
         for condition in (IMAGE, "none", "unk"):
             before = _now(counter)
-            rows |= pipeline.distributions(inputs, (condition,))
-            costs[condition] = _since(before, counter)
+            rows |= pipeline.distributions(inputs, (condition,), prefill=prefill)
+            costs.setdefault(condition, _since(before, counter))
+        encoded = Cost(costs[IMAGE].seconds, 0)  # its forward is counted in each leg, as the step it goes on from
         found = pipeline.label_probabilities(inputs, labels, rows=rows)
         priors = {"none": found["none"], "unk": found["unk"], "both": average_prior(found["none"], found["unk"])}
         answers: dict[str, list[Answer]] = {}
@@ -186,8 +191,8 @@ def _answer_batch(
             else:
                 scores = probabilities
                 seed = (job.seed * len(job.legs) + place) * 1_000_003 + number
-                texts = pipeline.generate(inputs, debias=leg.debias, sampling=leg.sampling, seed=seed)
-                costs[leg.name] = _since(before, counter)
+                texts = pipeline.generate(inputs, debias=leg.debias, sampling=leg.sampling, seed=seed, prefill=prefill)
+                costs[leg.name] = _since(before, counter) + encoded
             margins = _margins(leg, labels, rows, scores)
             records = _records(leg, labels, asked, texts, probabilities, priors, scores, margins)
             answers[leg.name] = _merged_with(failed, records)
