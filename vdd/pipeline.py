@@ -62,7 +62,7 @@ def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize:
 
     Args:
         name: folder, or name on the Hub (fetched if it is not in the cache already).
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread it by accelerate; CUDA by default where there is one.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread it by accelerate; by default CUDA or CPU.
         dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
         quantize: "4bit" or "8bit" by bitsandbytes (extra `bnb`); None for none.
 

@@ -1,6 +1,6 @@
 """The formula against its floor: `contrast` over one log_softmax of the same scores.
 
-Medians of runs taken in turn in one process; JSON out. The target is a ratio of at most 3 at a vocabulary of 128k, batch 8.
+Medians of runs taken in turn in one process; JSON out. The aim is a ratio of at most 3 at a vocabulary of 128k.
 
     python benchmarks/speed/contrast.py --out runs/speed [--device cuda] [--threads 2]
 """
