@@ -168,7 +168,7 @@ class BlindBranch:
         advanced = Memo(
             keys=memo.keys,
             width=memo.width,
-            tokens=tokens,
+            tokens=tokens.clone(),  # the caller may go on writing into its own
             mask=mask,
             next_position=memo.next_position + fresh.shape[1],
             cache=output.past_key_values,

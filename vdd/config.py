@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from vdd._check import UserError, choice, real, whole
@@ -138,24 +139,29 @@ class Leg:
     post_hoc: str | None = None
 
     def signature(self) -> str:
-        """`ref:none|a:1|b:0.1|greedy` and the like: what a score must carry to be repeated."""
-        parts = []
-        if self.post_hoc:
-            parts.append(f"posthoc:{self.post_hoc}")
+        """`ref:none|a:1|b:0.1|greedy` and the like, with whatever else is not the default."""
+        parts = [f"posthoc:{self.post_hoc}"] if self.post_hoc else []
         if self.debias is None:
             parts.append("plain")
         elif self.debias.is_cutoff_only:
             parts.append(f"cutoff-only|b:{self.debias.beta:g}")
         else:
             parts += [f"ref:{self.debias.reference}", f"a:{self.debias.alpha:g}", f"b:{self.debias.beta:g}"]
-            if self.debias.schedule != "constant":
-                parts.append(f"schedule:{self.debias.schedule}")
+            parts += _changed(self.debias, but=("reference", "alpha", "beta"))
         s = self.sampling
-        if s.temperature > 0:
-            parts.append(f"T:{s.temperature:g},p:{s.top_p:g},k:{s.top_k},rp:{s.repetition_penalty:g}")
-        else:
-            parts.append("greedy" if s.num_beams == 1 else f"beams:{s.num_beams}")
-        return "|".join(parts)
+        parts.append("greedy" if s.temperature == 0 else f"T:{s.temperature:g}|p:{s.top_p:g}|k:{s.top_k}")
+        return "|".join(parts + _changed(s, but=("temperature", "top_p", "top_k")))
+
+
+def _changed(config: DebiasConfig | SamplingConfig, *, but: tuple[str, ...]) -> list[str]:
+    """`name:value` of the settings that are not the default; free text by its digest, since it may hold anything."""
+    parts = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in but and value != field.default:
+            text = sha256(value.encode()).hexdigest()[:8] if field.name == "instruction" else value
+            parts.append(f"{field.name}:{text}")
+    return parts
 
 
 def to_json(config: DebiasConfig | SamplingConfig | Leg) -> dict[str, Any]:
@@ -168,7 +174,9 @@ def from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         choice(kind.__name__, "setting", key, known)
-    return kind(**values)
+    nested: dict[str, type[Any]] = {"debias": DebiasConfig, "sampling": SamplingConfig} if kind is Leg else {}
+    inner: dict[str, Any] = {key: from_json(nested[key], values[key]) for key in nested if isinstance(values.get(key), Mapping)}
+    return kind(**{**values, **inner})
 
 
 def override(config: DebiasConfig, options: Mapping[str, Any]) -> DebiasConfig:

@@ -20,6 +20,9 @@ FLOOR = 50.0
 """How far below its maximum (in nats) an image-free score may lie before it is raised to that: e⁻⁵⁰ ≈ 2e-22.
 Without it a token that the image-free branch forbids (−inf) would win by an infinite margin."""
 
+MAX_EXPONENT = 80.0
+"""Where M3ID's exponential growth stops: e⁸⁰ is finite in float32."""
+
 
 def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float) -> Tensor:
     """Move `seen` away from `blind`, among plausible tokens only.
@@ -43,6 +46,8 @@ def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float)
     beta = real("contrast", "beta", beta, low=0.0, high=1.0)
     if not isinstance(alpha, Tensor):
         alpha = real("contrast", "alpha", alpha, low=0.0)
+    elif not bool(((alpha >= 0) & torch.isfinite(alpha)).all()):
+        raise UserError("contrast: `alpha` has a row that is NaN, infinite or below 0; wanted finite numbers ≥ 0.")
     seen = _below_top(seen, "seen")
     blind = _below_top(blind, "blind").clamp(min=-FLOOR)
     kept = seen >= (math.log(beta) if beta > 0 else -math.inf)
@@ -66,8 +71,9 @@ def m3id_alpha(seen: Tensor, step: int, *, decay: float, confidence: float) -> T
 
     Source: arXiv:2403.14003.
     """
-    unsure = torch.log_softmax(_upcast(seen), dim=-1).amax(dim=-1, keepdim=True) < math.log(confidence)
-    return unsure * math.expm1(decay * step)
+    scores = _upcast(seen)
+    unsure = torch.log_softmax(scores, dim=-1).amax(dim=-1, keepdim=True) < math.log(confidence)
+    return unsure.to(scores) * math.expm1(min(decay * step, MAX_EXPONENT))
 
 
 def nolan_alpha(seen: Tensor, blind: Tensor, *, scale: float) -> Tensor:

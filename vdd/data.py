@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -199,12 +199,12 @@ def image_path(folder: str | os.PathLike[str], name: str) -> Path:
     Raises:
         ImageError: if `name` is empty, absolute or has a `..` in it: a question file must not reach outside the folder.
     """
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    parsed = PureWindowsPath(name)  # takes both / and \ for separators
     if not name.strip() or "\0" in name:
         raise ImageError(name, "not a file name; wanted a path relative to the image folder")
-    if posix.is_absolute() or windows.drive or windows.root:
+    if parsed.drive or parsed.root:
         raise ImageError(name, "an absolute path; wanted one relative to the image folder")
-    if ".." in posix.parts or ".." in windows.parts:
+    if ".." in parsed.parts:
         raise ImageError(name, "'..' in it; wanted a path inside the image folder")
     return Path(folder, name)
 

@@ -57,7 +57,9 @@ class VDDLogitsProcessor(LogitsProcessor):
 
     One object serves any number of `generate` calls, one after another: greedy, sampling, beams, left-padded batches.
     The prompt is found from the ids of the first call; references that keep an image (`noise`, `zero`, `one`,
-    `instruction`) need `inputs`, since a logits processor is not shown the pixels.
+    `instruction`) need `inputs`, since a logits processor is not shown the pixels: call `use_inputs` before the same
+    question about another image. The preset "m3id", whose strength grows with the text, wants `reset()` between calls
+    whose prompts begin with one another.
 
     Args:
         model: the vision-language model that `generate` is called on.
@@ -164,5 +166,5 @@ class VDDLogitsProcessor(LogitsProcessor):
                 prompt.length = input_ids.shape[1]
                 return prompt
         blind = blind_prompts(input_ids, self.config, self.family, processor=self.processor, inputs=self.inputs)
-        self.prompt = Prompt(input_ids, input_ids.shape[1], blind)
+        self.prompt = Prompt(input_ids.clone(), input_ids.shape[1], blind)
         return self.prompt

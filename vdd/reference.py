@@ -200,8 +200,9 @@ def _unpadded(input_ids: Tensor, processor: Any, inputs: Mapping[str, Tensor] | 
         masks = inputs["attention_mask"].repeat_interleave(repeats, dim=0).tolist()
         pairs = zip(rows, masks, strict=True)
         return [[token for token, real in zip(row, mask, strict=True) if real] for row, mask in pairs]
-    pad = getattr(tokenizer_of(processor), "pad_token_id", None)
-    return [_strip_leading(row, pad) for row in rows]
+    tokenizer = tokenizer_of(processor)
+    pad, bos = getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "bos_token_id", None)
+    return [_strip_leading(row, pad, keep=int(pad == bos)) for row in rows]
 
 
 def _repeats(input_ids: Tensor, inputs: Mapping[str, Tensor] | None) -> int:
@@ -213,11 +214,12 @@ def _repeats(input_ids: Tensor, inputs: Mapping[str, Tensor] | None) -> int:
     return repeats if torch.equal(given, input_ids) else 0
 
 
-def _strip_leading(row: Row, pad: int | None) -> Row:
+def _strip_leading(row: Row, pad: int | None, *, keep: int) -> Row:
+    """`row` without its padding; where that token begins every text as well, `keep` = 1 of them is the prompt's own."""
     start = 0
     while start < len(row) and row[start] == pad:
         start += 1
-    return row[start:]
+    return row[max(start - keep, 0) :]
 
 
 def _to_unk(row: Row, unk: int, family: Family, *, per_patch: bool) -> Row:
@@ -346,4 +348,4 @@ def _name(family: Family, processor: Any) -> str:
 def _digest(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().flatten()
     kind = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(flat.view(torch.uint8).numpy().tobytes(), person=kind[:16].ljust(16, b" ")).digest()
+    return hashlib.blake2b(kind + flat.view(torch.uint8).numpy().tobytes(), digest_size=32).digest()

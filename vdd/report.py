@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vdd._check import UserError
-from vdd.config import DebiasConfig, Leg, SamplingConfig, from_json
+from vdd.config import Leg, from_json
 from vdd.data import load_questions, read_records, write_atomic
 from vdd.records import Answer, Question, Score
 from vdd.runner import leg_costs
@@ -58,7 +58,7 @@ def evaluate(out: Path, *, names: Sequence[str], parser: str = "official", seed:
         parser: of `vdd.scoring.words.PARSERS`, for generated text.
         seed: of the bootstrap.
     """
-    legs = [_leg(values) for values in json.loads((out / "run.json").read_text(encoding="utf-8"))["legs"]]
+    legs = [from_json(Leg, values) for values in json.loads((out / "run.json").read_text(encoding="utf-8"))["legs"]]
     questions = load_questions(out / "questions.jsonl", labels=("yes", "no"))
     costs = leg_costs(out)
     answers = {leg.name: _answers(out / "answers" / f"{leg.name}.jsonl", questions) for leg in legs}
@@ -144,11 +144,6 @@ def _answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
     if [answer.question_id for answer in answers] != [question.question_id for question in questions]:
         raise UserError(f"{path}: its answers are not to the questions beside it; was the file changed by hand?")
     return answers
-
-
-def _leg(values: Mapping[str, Any]) -> Leg:
-    debias = None if values["debias"] is None else from_json(DebiasConfig, values["debias"])
-    return Leg(values["name"], debias, from_json(SamplingConfig, values["sampling"]), values["post_hoc"])
 
 
 def _row(result: LegResult) -> list[str]:
