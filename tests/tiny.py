@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -33,8 +33,6 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex("[?.,]"), behavior="isolated"),
         ]
     )
-    backend.decoder = decoders.Sequence([decoders.Fuse()])
-    backend.decoder = None
     backend.add_tokens(["USER:", "ASSISTANT:", "\n"])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -44,6 +42,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         extra_special_tokens={"image_token": "<image>"},
         padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
 
@@ -87,11 +86,11 @@ def tiny_llava(
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
         model = LlavaForConditionalGeneration(config)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.35)
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(model.named_parameters()):
+        parameter.data.normal_(std=0.35, generator=generator)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = 2
     return model.to(dtype).eval(), processor

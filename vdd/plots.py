@@ -29,7 +29,8 @@ class Example:
         truth: the right answer, shown beneath.
         before: the plain answer.
         after: the debiased answer.
-        wrong: words that are not in the picture, set off where an answer has them.
+        wrong_before: words of `before` to set off as wrong, in lower case.
+        wrong_after: those of `after`.
     """
 
     image: Image.Image
@@ -37,7 +38,8 @@ class Example:
     truth: str
     before: str
     after: str
-    wrong: frozenset[str] = frozenset()
+    wrong_before: frozenset[str] = frozenset()
+    wrong_after: frozenset[str] = frozenset()
 
 
 def can_chart() -> bool:
@@ -50,12 +52,15 @@ def example_sheet(title: str, examples: Sequence[Example], path: Path) -> None:
     side, margin, line = 300, 28, 22
     head, body = ImageFont.load_default(22), ImageFont.load_default(16)
     columns = [_lines(example, width=34) for example in examples]
-    height = 3 * margin + 30 + side + line * max(map(len, columns)) + margin
-    sheet = Image.new("RGB", (margin + len(examples) * (side + margin), height), "white")
+    width = margin + max(len(examples), 1) * (side + margin)
+    heading = textwrap.wrap(title, width // 12)
+    top = margin + 30 * len(heading) + 12
+    sheet = Image.new("RGB", (width, top + side + line * max(map(len, columns), default=0) + 2 * margin), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((margin, margin), title, fill=INK, font=head)
+    for row, text in enumerate(heading):
+        draw.text((margin, margin + 30 * row), text, fill=INK, font=head)
     for number, (example, lines) in enumerate(zip(examples, columns, strict=True)):
-        left, top = margin + number * (side + margin), 2 * margin + 30
+        left = margin + number * (side + margin)
         picture = example.image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(picture, (left, top))
         draw.rectangle((left, top, left + side, top + side), outline="#d0d5dd")
@@ -85,7 +90,7 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
 
     legs = [name for name, _ in next(iter(panels.values()))]
     figure = Figure(figsize=(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs)), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
         axis.axvline(100 * rows[0][1].values["accuracy"], color="#d0d5dd", linewidth=1, zorder=0)
         for place, (name, score) in enumerate(rows):
@@ -107,10 +112,14 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
 def _lines(example: Example, *, width: int) -> list[list[tuple[str, str]]]:
     """Wrapped lines of (word, colour)."""
     rows: list[list[tuple[str, str]]] = [[(word, INK)] for word in textwrap.wrap(example.question, width)]
-    for name, text in (("plain", example.before), ("debiased", example.after), ("truth", example.truth)):
+    parts = (
+        ("plain", example.before, example.wrong_before),
+        ("debiased", example.after, example.wrong_after),
+        ("truth", example.truth, frozenset[str]()),
+    )
+    for name, text, marked in parts:
         rows.append([])
         rows.append([(name, FAINT)])
-        marked = example.wrong if name != "truth" else frozenset[str]()
         for wrapped in textwrap.wrap(text, width) or ["(nothing)"]:
             rows.append([(word, WRONG if word.strip(".,").lower() in marked else INK) for word in wrapped.split()])
     return rows

@@ -22,8 +22,8 @@ from vdd.scoring.pope import predictions, score_pope
 from vdd.scoring.score import Difference, McNemar, auroc, expected_calibration_error, mcnemar, paired_bootstrap
 from vdd.scoring.score import transitions as count_transitions
 
-COLUMNS = ("leg", "accuracy", "95 %", "Δ greedy, 95 %", "F1", "yes", "AUROC", "ECE", "forwards", "ms")
-"""Of the table: forwards and milliseconds are per question."""
+COLUMNS = ("leg", "acc", "95 %", "Δ greedy, 95 %", "F1", "yes", "AUROC", "ECE", "fwd", "ms")
+"""Of the table, figures in %; forwards and milliseconds are per question."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ def _answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
 def _row(result: LegResult) -> list[str]:
     values = result.score.values
     low, high = result.score.intervals.get("accuracy", (float("nan"),) * 2)
-    gain = "" if result.gain is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in result.gain))
+    gain = "" if result.gain is None else "{:+.1f} [{:+.1f},{:+.1f}]".format(*(100 * x for x in result.gain))
     return [
         result.leg.name,
         f"{100 * values['accuracy']:.1f}",
-        f"[{100 * low:.1f}, {100 * high:.1f}]",
+        f"[{100 * low:.1f},{100 * high:.1f}]",
         gain,
         f"{100 * values['f1']:.1f}",
         f"{100 * values['yes_ratio']:.1f}",

@@ -193,7 +193,7 @@ def _answer_batch(
                 seed = (job.seed * len(job.legs) + place) * 1_000_003 + number
                 texts = pipeline.generate(inputs, debias=leg.debias, sampling=leg.sampling, seed=seed, prefill=prefill)
                 costs[leg.name] = _since(before, counter) + encoded
-            margins = _margins(leg, labels, rows, scores)
+            margins = _margins(leg, labels, rows, scores, priors)
             records = _records(leg, labels, asked, texts, probabilities, priors, scores, margins)
             answers[leg.name] = _merged_with(failed, records)
     return answers, {name: row.float() for name, row in rows.items()}, costs
@@ -227,12 +227,16 @@ def _records(
     ]
 
 
-def _margins(leg: Leg, labels: Labels, rows: Mapping[str, Tensor], scores: Tensor) -> list[float]:
-    """log-odds of the first label against the second; before the cut-off where the leg generates."""
-    if leg.post_hoc is None and leg.debias is not None and leg.debias.reference in PRIORS and labels.single_token:
+def _margins(
+    leg: Leg, labels: Labels, rows: Mapping[str, Tensor], scores: Tensor, priors: Mapping[str, Tensor]
+) -> list[float]:
+    """log-odds of the first label against the second, before any cut-off where one token decides."""
+    if leg.debias is not None and leg.debias.reference in PRIORS and labels.single_token:
         uncut = contrast(rows[IMAGE], reference_row(rows, leg.debias.reference), alpha=leg.debias.alpha, beta=0.0)
         scores = labels.probabilities(uncut)
-    odds = scores.double().clamp(min=1e-300).log()
+        if leg.post_hoc is not None:
+            scores = AffineCalibration.from_prior(priors[leg.post_hoc])(scores)
+    odds = scores.double().clamp(min=torch.finfo(torch.float64).tiny).log()
     return (odds[:, 0] - odds[:, 1]).tolist()
 
 

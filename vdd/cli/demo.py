@@ -48,7 +48,7 @@ def demo(
         described = describe_both_ways(pipeline, CAPTIONED, progress=advance)
     changed = [pair for pair in described if pair.before != pair.after]
     examples = [
-        Example(pair.image, DESCRIBE, pair.truth, pair.before, pair.after, pair.wrong_before | pair.wrong_after)
+        Example(pair.image, DESCRIBE, pair.truth, pair.before, pair.after, pair.wrong_before, pair.wrong_after)
         for pair in (changed or described)[:3]
     ]
     summary = (

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console()
 notes = Console(stderr=True)
+TABLE_WIDTH = 92
 
 
 class Advance(Protocol):
@@ -42,9 +44,9 @@ def progress(title: str) -> Iterator[Advance]:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output, the first column left-aligned, figures to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    (console if console.width >= 100 else Console(width=110)).print(table)
+    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
