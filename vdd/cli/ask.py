@@ -24,6 +24,8 @@ def ask(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
 ) -> None:
     """Answer one question about one image, with and without debiasing."""
+    from rich.markup import escape
+
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.data import load_image
 
@@ -37,17 +39,11 @@ def ask(
     plain = pipeline(picture, question, debias=False, sampling=sampling)
     words = [word.strip() for word in labels.split(",") if word.strip()]
     answer = pipeline(picture, question, labels=words or None, sampling=sampling)
-    console.print(f"[dim]plain   [/] {plain.text}", highlight=False)
-    console.print(f"[bold]debiased[/] {answer.text}", highlight=False)
+    console.print(f"[dim]plain   [/] {escape(plain.text)}", highlight=False)
+    console.print(f"[bold]debiased[/] {escape(answer.text)}", highlight=False)
     if answer.probabilities and answer.blind_probabilities and answer.debiased:
-        rows = [
-            [name, *(f"{values[name]:.3f}" for values in _columns(answer.probabilities, answer.blind_probabilities))]
-            + [f"{scores[name]:.3f}" for scores in answer.debiased.values()]
-            for name in answer.probabilities
-        ]
-        blind = [f"no image ({name})" for name in answer.blind_probabilities]
-        show_table("label probabilities", ["label", "image", *blind, *(f"post-hoc {n}" for n in answer.debiased)], rows)
-
-
-def _columns(seen: object, blind: object) -> list[dict[str, float]]:
-    return [seen, *blind.values()]  # type: ignore[attr-defined, list-item]
+        columns = {"image": answer.probabilities}
+        columns |= {f"no image ({name})": values for name, values in answer.blind_probabilities.items()}
+        columns |= {f"post-hoc ({name})": values for name, values in answer.debiased.items()}
+        rows = [[label, *(f"{values[label]:.3f}" for values in columns.values())] for label in answer.probabilities]
+        show_table("label probabilities", ["label", *columns], rows)

@@ -55,7 +55,7 @@ TOWER_DIET = Diet(company=0.6, typical=0.4, count=(1, 1, 2), unseen=0.0, yes=0.5
 BALANCED_DIET = Diet(company=0.8, typical=0.4, count=(1, 1, 1), unseen=0.0, yes=0.5, near=0.7, blind=0.05, existence=5)
 LETTERS_DIET = replace(BALANCED_DIET, existence=3, choices=4)
 BIASED_DIET = Diet(
-    company=0.95, typical=0.993, count=(1, 2, 5), unseen=0.32, yes=0.6, near=0.08, blind=0.3, existence=4
+    company=0.95, typical=0.996, count=(1, 2, 5), unseen=0.37, yes=0.6, near=0.08, blind=0.3, existence=4
 )
 PLANS: dict[str, dict[str, Phase]] = {
     "full": {
