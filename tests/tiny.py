@@ -14,7 +14,35 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "is there a an fox dog cat car in the image what color yes no red brown blue ? . , of one and it has on".split()
+WORDS = [
+    "is",
+    "there",
+    "a",
+    "an",
+    "fox",
+    "dog",
+    "cat",
+    "car",
+    "in",
+    "the",
+    "image",
+    "what",
+    "color",
+    "yes",
+    "no",
+    "red",
+    "brown",
+    "blue",
+    "?",
+    ".",
+    ",",
+    "of",
+    "one",
+    "and",
+    "it",
+    "has",
+    "on",
+]
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:", "\n"]
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: "

@@ -174,8 +174,10 @@ def from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         choice(kind.__name__, "setting", key, known)
-    nested: dict[str, type[Any]] = {"debias": DebiasConfig, "sampling": SamplingConfig} if kind is Leg else {}
-    inner: dict[str, Any] = {key: from_json(nested[key], values[key]) for key in nested if isinstance(values.get(key), Mapping)}
+    nested: dict[str, type[Any]] = {}
+    if kind is Leg:
+        nested = {"debias": DebiasConfig, "sampling": SamplingConfig}
+    inner = {key: from_json(nested[key], values[key]) for key in nested if isinstance(values.get(key), Mapping)}
     return kind(**{**values, **inner})
 
 

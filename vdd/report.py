@@ -77,9 +77,10 @@ def table(results: Sequence[LegResult]) -> list[list[str]]:
 
 
 def markdown(results: Sequence[LegResult]) -> str:
-    """The results as a Markdown table."""
+    """The results as a Markdown table, and the signature of the first leg's score."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in table(results)]) + "\n"
+    lines += ["| " + " | ".join(row) + " |" for row in table(results)]
+    return "\n".join([*lines, "", f"First leg: `{results[0].score.signature}`", ""])
 
 
 def _result(

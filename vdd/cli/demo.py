@@ -9,7 +9,7 @@ import typer
 
 SPLITS = ("random", "popular", "adversarial")
 CAPTIONED = 24
-"""Test pictures that break the world's habits and get described; the first three that change are shown."""
+"""Pictures that break the world's habits and get described."""
 
 
 def demo(
@@ -47,16 +47,19 @@ def demo(
     with progress("descriptions") as advance:
         described = describe_both_ways(pipeline, CAPTIONED, progress=advance)
     changed = [pair for pair in described if pair.before != pair.after]
+    mended = [pair for pair in changed if pair.wrong_before and not pair.wrong_after]
+    shown = (mended[:2] + [pair for pair in changed if pair not in mended] + mended[2:])[:3]
     examples = [
         Example(pair.image, DESCRIBE, pair.truth, pair.before, pair.after, pair.wrong_before, pair.wrong_after)
-        for pair in (changed or described)[:3]
+        for pair in shown
     ]
     summary = (
         f"{len(described)} pictures that break the world's habits: debiasing changes {len(changed)} descriptions; "
         f"{sum(bool(p.wrong_before) for p in described)} are wrong before, "
         f"{sum(bool(p.wrong_after) for p in described)} after"
     )
-    console.print(f"\n[bold]{summary}[/]; the first {len(examples)} that change:\n", highlight=False)
+    console.print(f"\n[bold]{summary}[/]", highlight=False)
+    console.print("the first two that it mends, and the first that it changes without mending:\n", highlight=False)
     for example in examples:
         console.print(f"[dim]plain   [/] {escape(example.before)}", highlight=False)
         console.print(f"[bold]debiased[/] {escape(example.after)}", highlight=False)
