@@ -28,8 +28,11 @@ def open_pipeline(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if name == EMBEDDED:
+        import torch
+
         from vdd import toy
 
+        torch.set_num_threads(1)  # too small to gain from more; beside other work more cost it four times the time
         model, processor = toy.load()
     else:
         model, processor = load(name, device=device, dtype=dtype, quantize=quantize)
