@@ -1,7 +1,7 @@
 """POPE, any model: every split that is in a folder, one table a split. Thin: the runner does it.
 
-    python benchmarks/pope.py --model llava-hf/llava-1.5-7b-hf --questions POPE/ --images val2014/ --out runs/llava
-    python benchmarks/pope.py --out runs/toy            # the embedded model on its own test questions
+python benchmarks/pope.py --model llava-hf/llava-1.5-7b-hf --questions POPE/ --images val2014/ --out runs/llava
+python benchmarks/pope.py --out runs/toy            # the embedded model on its own test questions
 """
 
 from __future__ import annotations

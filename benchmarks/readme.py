@@ -1,6 +1,6 @@
 """Put measured results into the README: the demo's table and pictures, the output of its lines of code.
 
-    vdd demo && python benchmarks/readme.py vdd-demo
+vdd demo && python benchmarks/readme.py vdd-demo
 """
 
 from __future__ import annotations

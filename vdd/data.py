@@ -1,9 +1,9 @@
-"""Read what users have: question files, answer files, images; write files that are never half there.
+"""Read what users have: question files and answer files; write files that are never half there.
 
 Question files: POPE, RePOPE and LLaVA, JSON lines or one JSON array. Answer files: ours, LLaVA's and POPE's own.
 Every error names the file and the line, what stood there and what was wanted.
 
-Knows: JSON, Pillow. Does not know: models, prompts, scores. Pillow's global settings are left as they are.
+Knows: JSON. Does not know: models, prompts, scores, images.
 """
 
 from __future__ import annotations
@@ -15,41 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-import numpy as np
+from pathlib import Path
+from typing import Any
 
 from vdd._check import UserError, choice
 from vdd.records import Question, QuestionId
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused before they are decoded; the count at which Pillow itself begins to warn."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""Formats that are opened. Others that Pillow knows are refused: reading EPS, for one, would start Ghostscript."""
-
 _SHOWN = 5  # ids listed in an error before "and … more"
-
-
-class ImageError(UserError):
-    """An image that cannot be used.
-
-    Attributes:
-        path: which one; "(in memory)" for a stream.
-        reason: why not.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(path, reason)  # both, so that the error survives the way between processes
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"image {os.fspath(self.path)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -193,85 +165,6 @@ def match_answers(
     return [answer.text for answer in ordered]
 
 
-def image_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where the image `name` of a question file lies in `folder`.
-
-    Raises:
-        ImageError: if `name` is empty, absolute or has a `..` in it: a question file must not reach outside the folder.
-    """
-    parsed = PureWindowsPath(name)  # takes both / and \ for separators
-    if not name.strip() or "\0" in name:
-        raise ImageError(name, "not a file name; wanted a path relative to the image folder")
-    if parsed.drive or parsed.root:
-        raise ImageError(name, "an absolute path; wanted one relative to the image folder")
-    if ".." in parsed.parts:
-        raise ImageError(name, "'..' in it; wanted a path inside the image folder")
-    return Path(folder, name)
-
-
-def load_image(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """Decode an image as a model should see it: upright, opaque, 8-bit RGB.
-
-    Args:
-        source: path or binary stream in one of FORMATS, at most MAX_PIXELS large; of an animation the first frame.
-
-    Returns:
-        What `to_rgb` makes of it, turned as its EXIF orientation says; EXIF data that cannot be read is ignored.
-
-    Raises:
-        ImageError: if there is no such file, it is no image, is cut short, too large, or has no RGB form.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = source if isinstance(source, (str, os.PathLike)) else "(in memory)"
-    try:
-        if path is source and not os.path.isfile(path):
-            raise ImageError(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}; wanted an image file")
-        with Image.open(source, formats=FORMATS) as image:
-            _check_size(path, image)
-            image.load()
-            _check_size(path, image)
-            try:
-                upright = ImageOps.exif_transpose(image)
-            except Exception:  # whatever broken EXIF data does to its reader
-                upright = image
-            return to_rgb(upright)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(path, f"not an image; wanted {', '.join(FORMATS)}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(path, f"{error}; wanted at most {MAX_PIXELS:,} pixels") from error
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything on hostile bytes: struct.error, SyntaxError, KeyError, …
-        raise ImageError(path, f"cannot be decoded ({error or type(error).__name__}); is the file whole?") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A new 8-bit RGB image: transparency laid on white, 16-bit grey by its high byte, palettes and CMYK resolved.
-
-    Args:
-        image: any Pillow image; not modified.
-
-    Raises:
-        ValueError: for modes without a fixed white (32-bit integers beyond 16 bits, floats) or unknown to Pillow.
-    """
-    from PIL import Image
-
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 0xFFFF:
-            raise ValueError(f"grey levels from {levels.min()} to {levels.max()}; wanted 0 to 65535")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point grey levels have no fixed white; wanted integers")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        opaque = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
-    return image.convert("RGB")
-
-
 def write_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `path` so that readers see the old file or the new one, never a part of it.
 
@@ -379,11 +272,6 @@ def _filled(record: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {key} is {_short(value)}; wanted a string that is not empty.")
     return value
-
-
-def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(path, f"{image.width} × {image.height} pixels; wanted at most {MAX_PIXELS:,}")
 
 
 def _plain(text: str) -> str:

@@ -25,8 +25,8 @@ from vdd.branch import BlindBranch
 from vdd.calibrate import AffineCalibration, Labels, TokenIds, average_prior
 from vdd.config import DebiasConfig, SamplingConfig, override
 from vdd.contrast import contrast
-from vdd.data import load_image, to_rgb
 from vdd.families import family_of, tokenizer_of
+from vdd.images import load_image, to_rgb
 from vdd.processor import PRESETS, VDDLogitsProcessor
 from vdd.records import Answer
 from vdd.reference import blind_prompts

@@ -32,7 +32,8 @@ from vdd._version import __version__
 from vdd.calibrate import AffineCalibration, Labels, average_prior
 from vdd.config import DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.contrast import contrast
-from vdd.data import ImageError, image_path, load_image, write_atomic
+from vdd.data import write_atomic
+from vdd.images import ImageError, image_path, load_image
 from vdd.pipeline import IMAGE, PRIORS, LlavaPipeline, named, reference_row
 from vdd.records import Answer, Question
 

@@ -27,7 +27,7 @@ def ask(
     from rich.markup import escape
 
     from vdd.config import DebiasConfig, SamplingConfig
-    from vdd.data import load_image
+    from vdd.images import load_image
 
     debias = DebiasConfig(alpha=alpha, beta=beta, reference=reference)
     sampling = SamplingConfig(max_new_tokens=max_new_tokens)

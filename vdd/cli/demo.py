@@ -71,5 +71,7 @@ def demo(
         accuracy_chart("The embedded model on its test questions", panels, out / "accuracy.png")
         console.print(f"figure:   {out / 'accuracy.png'}", highlight=False)
     else:
-        console.print(escape("for the chart of accuracies: pip install 'visual-debias-decoding[plot]'"), highlight=False)
+        console.print(
+            escape("for the chart of accuracies: pip install 'visual-debias-decoding[plot]'"), highlight=False
+        )
     console.print(f"table, answers and scores: {out}", highlight=False)
