@@ -8,8 +8,8 @@ from vdd._version import __version__
 if TYPE_CHECKING:
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
-    from vdd.contrast import contrast
-    from vdd.pipeline import LlavaPipeline, load
+    from vdd.loading import load
+    from vdd.pipeline import LlavaPipeline
     from vdd.processor import PRESETS, VDDLogitsProcessor
     from vdd.records import Answer, Question, Score
 
@@ -23,8 +23,7 @@ _HOMES = {
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
     "VDDLogitsProcessor": "vdd.processor",
-    "contrast": "vdd.contrast",
-    "load": "vdd.pipeline",
+    "load": "vdd.loading",
 }
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "Score",
     "VDDLogitsProcessor",
     "__version__",
-    "contrast",
     "load",
 ]
 

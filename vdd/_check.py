@@ -23,10 +23,11 @@ def real(who: str, name: str, value: float, *, low: float, high: float = math.in
     return float(value)
 
 
-def whole(who: str, name: str, value: int, *, low: int) -> int:
-    """Return `value` if it is a whole number ≥ low; raise UserError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{who}: {name} is {value!r}; wanted a whole number ≥ {low}.")
+def whole(who: str, name: str, value: int, *, low: int, high: int | None = None) -> int:
+    """Return `value` if it is a whole number ≥ low, and ≤ high where that is given; raise UserError otherwise."""
+    bounds = f"≥ {low}" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise UserError(f"{who}: {name} is {value!r}; wanted a whole number {bounds}.")
     return value
 
 

@@ -108,21 +108,24 @@ class Labels:
         Args:
             encode: text → token ids without special tokens.
             words: the labels; each stands for itself as written, in lower case and capitalised, with and without a
-                space before. Or label → its surface forms, taken as they are.
+                space before, by one token wherever the tokenizer has one. Or label → its surface forms, taken as
+                they are.
 
         Raises:
             ValueError: on fewer than two labels, or where one label's form begins another label's.
         """
-        spelled = words if isinstance(words, Mapping) else {word: _spellings(word) for word in words}
-        if len(spelled) < 2:
-            raise UserError(f"calibrate: {len(spelled)} label(s) came; wanted at least two to choose between.")
+        if len(words) < 2:
+            raise UserError(f"calibrate: {len(words)} label(s) came; wanted at least two to choose between.")
+        if isinstance(words, Mapping):
+            encoded = {name: {tuple(encode(text)) for text in surface} - {()} for name, surface in words.items()}
+        else:
+            encoded = _apart({word: {tuple(encode(text)) for text in _spellings(word)} - {()} for word in words})
         forms = []
-        for name, surface in spelled.items():
-            encoded = {tuple(encode(text)) for text in surface} - {()}
-            if not encoded:
-                raise UserError(f"calibrate: the label {name!r} has no tokens; wanted a word.")
-            forms.append(tuple(sorted(ids for ids in encoded if not any(_begins(o, ids) for o in encoded - {ids}))))
-        labels = cls(tuple(spelled), tuple(forms))
+        for name, ids in encoded.items():
+            if not ids:
+                raise UserError(f"calibrate: the label {name!r} has no tokens of its own; does the tokenizer know it?")
+            forms.append(tuple(sorted(form for form in ids if not any(_begins(o, form) for o in ids - {form}))))
+        labels = cls(tuple(encoded), tuple(forms))
         labels._check_apart()
         return labels
 
@@ -189,6 +192,17 @@ def _begins(form: TokenIds, other: TokenIds) -> bool:
 def _spellings(word: str) -> list[str]:
     plain = {word, word.lower(), word[:1].upper() + word[1:]}
     return sorted(plain | {" " + text for text in plain})
+
+
+def _apart(encoded: Mapping[str, set[TokenIds]]) -> dict[str, set[TokenIds]]:
+    """Without spellings that two labels share (unknown words), and without longer ones where one token says it."""
+    apart: dict[str, set[TokenIds]] = {}
+    for name, forms in encoded.items():
+        others = set[TokenIds]().union(*(found for other, found in encoded.items() if other != name))
+        own = forms - others
+        single: set[TokenIds] = {form for form in own if len(form) == 1}
+        apart[name] = single or own
+    return apart
 
 
 def _normalised(probabilities: Tensor, what: str) -> Tensor:

@@ -10,14 +10,25 @@ from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from vdd._check import UserError, choice, real, whole
+from vdd._check import choice, real, whole
 
 REFERENCES = ("none", "unk", "both", "noise", "zero", "one", "mask", "instruction")
 """The second input v': no visual tokens, `<unk>` in their place, the mean of these two, a noised image, an all-zero
 or all-one pixel tensor, the same prompt with attention to every image token off, a disturbed instruction."""
 
+IMAGE = "image"
+"""Name of the image-conditioned distribution beside those of the references."""
+
+PRIORS = ("none", "unk", "both")
+"""References whose answer distribution post-hoc debiasing divides out."""
+
 TEXT_REFERENCES = ("none", "unk", "both", "mask")
 """References that need no pixels: the prompt's token ids are enough."""
+
+MAX_ALPHA = 1000.0
+"""Beyond it only the image-free scores would count; far beyond it float32 overflows."""
+
+MAX_SEED = 2**31 - 1
 
 SCHEDULES = ("constant", "m3id", "nolan")
 
@@ -30,7 +41,7 @@ class DebiasConfig:
 
     Attributes:
         reference: one of REFERENCES.
-        alpha: contrast strength, ≥ 0; for the schedule "nolan" its scale; not used by "m3id".
+        alpha: contrast strength, 0 to 1000; for the schedule "nolan" its scale; not used by "m3id".
         beta: plausibility cut-off, fraction of the top probability, in [0, 1]; 0 keeps every token.
         schedule: how strong at which step: "constant", "m3id" (grows with the text), "nolan" (by the branches'
             divergence).
@@ -63,13 +74,12 @@ class DebiasConfig:
         choice(who, "schedule", self.schedule, SCHEDULES)
         choice(who, "unk_per", self.unk_per, ("image", "patch"))
         choice(who, "derive", self.derive, ("template", "ids"))
-        real(who, "alpha", self.alpha, low=0.0)
+        real(who, "alpha", self.alpha, low=0.0, high=MAX_ALPHA)
         real(who, "beta", self.beta, low=0.0, high=1.0)
         real(who, "decay", self.decay, low=0.0)
         real(who, "confidence", self.confidence, low=1e-6, high=1.0)
-        whole(who, "seed", self.seed, low=0)
-        if whole(who, "noise_step", self.noise_step, low=0) > 999:
-            raise UserError(f"vdd: noise_step is {self.noise_step}; the diffusion schedule has steps 0 … 999.")
+        whole(who, "seed", self.seed, low=0, high=MAX_SEED)
+        whole(who, "noise_step", self.noise_step, low=0, high=999)
 
     @property
     def is_cutoff_only(self) -> bool:

@@ -213,7 +213,12 @@ def _parse(text: str, path: str | os.PathLike[str], *, line: int) -> Any:
     """The JSON value of `text`, which begins on line `line` of the file."""
     wanted = "wanted one JSON object per line, or a JSON array of objects"
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise UserError(f"{path}, line {line}: half of a surrogate pair in it; {wanted}.") from None
     except json.JSONDecodeError as error:
         shown = _short(text.split("\n")[error.lineno - 1].strip())
         at = f"{path}, line {line + error.lineno - 1}"

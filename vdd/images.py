@@ -17,6 +17,9 @@ from vdd._check import UserError
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded; the count at which Pillow itself begins to warn."""
 
+MAX_ASPECT = 200
+"""Longer side over shorter; image processors scale the shorter side up, and a thin strip would fill the memory."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Formats that are opened. Others that Pillow knows are refused: reading EPS, for one, would start Ghostscript."""
 
@@ -114,3 +117,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(path, f"{image.width} × {image.height} pixels; wanted at most {MAX_PIXELS:,}")
+    if max(image.size) > MAX_ASPECT * max(min(image.size), 1):
+        raise ImageError(path, f"{image.width} × {image.height} pixels; wanted sides within {MAX_ASPECT}:1")

@@ -23,19 +23,13 @@ from torch import Tensor
 from vdd._check import UserError, choice
 from vdd.branch import BlindBranch
 from vdd.calibrate import AffineCalibration, Labels, TokenIds, average_prior
-from vdd.config import DebiasConfig, SamplingConfig, override
+from vdd.config import IMAGE, DebiasConfig, SamplingConfig, override
 from vdd.contrast import contrast
 from vdd.families import family_of, tokenizer_of
 from vdd.images import load_image, to_rgb
 from vdd.processor import PRESETS, VDDLogitsProcessor
 from vdd.records import Answer
 from vdd.reference import blind_prompts
-
-IMAGE = "image"
-"""Key of the image-conditioned distribution beside those of the references."""
-
-PRIORS = ("none", "unk", "both")
-"""References that post-hoc debiasing takes its prior from here."""
 
 PLAIN_TEMPLATE = "USER: <image>\n{question} ASSISTANT:"
 """LLaVA-1.5's prompt, for processors without a chat template."""
@@ -55,40 +49,6 @@ class Prefill:
 
 
 Picture = str | Path | bytes | Image.Image
-
-
-def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize: str | None = None) -> tuple[Any, Any]:
-    """A vision-language model and its processor.
-
-    Args:
-        name: folder, or name on the Hub (fetched if it is not in the cache already).
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread it by accelerate; by default CUDA or CPU.
-        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
-        quantize: "4bit" or "8bit" by bitsandbytes (extra `bnb`); None for none.
-
-    Returns:
-        (model in eval mode, processor).
-
-    Raises:
-        ValueError: where there is no such model, or it is not a vision-language model.
-    """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    choice("load", "dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"dtype": dtype, "device_map": where}
-    if quantize is not None:
-        options["quantization_config"] = _quantization(quantize)
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"load: {name!r} could not be loaded ({first}); wanted a folder with a vision-language model in "
-            'transformers\' format, its name on the Hub, or "toy" for the embedded one.'
-        ) from error
-    return model.eval(), processor
 
 
 class LlavaPipeline:
@@ -159,7 +119,14 @@ class LlavaPipeline:
         return batch
 
     def prompt(self, question: str) -> str:
-        """The chat prompt for one image and one question, with the image's placeholder."""
+        """The chat prompt for one image and one question, with the image's placeholder.
+
+        Raises:
+            ValueError: where the question holds a placeholder of its own.
+        """
+        placeholder = getattr(self.processor, "image_token", None) or "<image>"
+        if placeholder in question:
+            raise UserError(f"vdd: the question holds {placeholder!r}; wanted text alone, the image has its own place.")
         if not getattr(self.processor, "chat_template", None):
             return PLAIN_TEMPLATE.format(question=question)
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
@@ -197,6 +164,8 @@ class LlavaPipeline:
         if prefill is not None:
             cache = copy.deepcopy(prefill.cache)
             cache.crop(-1)  # `generate` wants a token to go on from
+            if sampling.num_beams > 1:
+                cache.batch_repeat_interleave(sampling.num_beams)
             given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
             given["past_key_values"] = cache
         with _seeded(seed, self._device()), torch.no_grad():
@@ -240,6 +209,11 @@ class LlavaPipeline:
             for name, row in rows.items()
         }
 
+    def reset(self) -> None:
+        """Forget the image-free branches, so that what follows does not depend on what came before."""
+        for branch in self._branches.values():
+            branch.reset()
+
     def labels(self, words: Sequence[str] | Mapping[str, Sequence[str]]) -> Labels:
         """The possible answers as this model's tokens."""
         tokenizer = tokenizer_of(self.processor)
@@ -282,20 +256,25 @@ class LlavaPipeline:
             rows: first-token distributions by condition.
 
         Returns:
-            (batch, labels).
+            (batch, labels); without the cut-off in rows where it leaves no label.
         """
 
-        def moved(rows: Mapping[str, Tensor]) -> Tensor:
-            return contrast(rows[IMAGE], reference_row(rows, config.reference), alpha=config.alpha, beta=config.beta)
+        def moved(rows: Mapping[str, Tensor], beta: float) -> Tensor:
+            return contrast(rows[IMAGE], reference_row(rows, config.reference), alpha=config.alpha, beta=beta)
 
-        def rest(form: TokenIds) -> Tensor:
+        def found(beta: float) -> Tensor:
+            return labels.probabilities(moved(rows, beta), rest=partial(rest, beta))
+
+        def rest(beta: float, form: TokenIds) -> Tensor:
             parts = [
-                moved(self.distributions(inputs, tuple(rows), tokens=form[:length]))[:, form[length]]
+                moved(self.distributions(inputs, tuple(rows), tokens=form[:length]), beta)[:, form[length]]
                 for length in range(1, len(form))
             ]
             return torch.stack(parts).sum(dim=0)
 
-        return labels.probabilities(moved(rows), rest=rest)
+        cut = found(config.beta)
+        lost = cut.sum(dim=-1, keepdim=True) == 0
+        return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
 
     def _with_labels(
         self, answer: Answer, inputs: Mapping[str, Tensor], words: Sequence[str] | Mapping[str, Sequence[str]]
@@ -358,17 +337,6 @@ def _picture(image: Picture) -> Image.Image:
 def _positions(mask: Tensor) -> Tensor:
     """(rows, width) positions that leave padding out, as `generate` counts them."""
     return (mask.cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _quantization(quantize: str) -> Any:
-    choice("load", "quantize", quantize, ("4bit", "8bit"))
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise UserError("load: quantising needs bitsandbytes: pip install 'visual-debias-decoding[bnb]'.")
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit")
 
 
 @contextlib.contextmanager

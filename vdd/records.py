@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vdd._check import UserError
+
 QuestionId = int | str
 
 
@@ -65,7 +67,13 @@ class Answer:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
         """The inverse of `to_json`, on the parsed line."""
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        kept = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        missing = [name for name in ("question_id", "question", "image", "text") if name not in kept]
+        if missing or not isinstance(kept["text"], str):
+            raise UserError(
+                f"an answer has no {missing[0] if missing else 'string as its text'}; was it changed by hand?"
+            )
+        return cls(**kept)
 
 
 @dataclass(frozen=True)

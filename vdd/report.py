@@ -17,7 +17,7 @@ from vdd._check import UserError
 from vdd.config import Leg, from_json
 from vdd.data import load_questions, read_records, write_atomic
 from vdd.records import Answer, Question, Score
-from vdd.runner import leg_costs
+from vdd.run_folder import leg_costs
 from vdd.scoring.pope import predictions, score_pope
 from vdd.scoring.score import Difference, McNemar, auroc, expected_calibration_error, mcnemar, paired_bootstrap
 from vdd.scoring.score import transitions as count_transitions
@@ -58,6 +58,9 @@ def evaluate(out: Path, *, names: Sequence[str], parser: str = "official", seed:
         parser: of `vdd.scoring.words.PARSERS`, for generated text.
         seed: of the bootstrap.
     """
+    for name in ("run.json", "questions.jsonl", "timings.jsonl"):
+        if not (out / name).is_file():
+            raise UserError(f"{out}: has no {name}; wanted the folder of a finished run.")
     legs = [from_json(Leg, values) for values in json.loads((out / "run.json").read_text(encoding="utf-8"))["legs"]]
     questions = load_questions(out / "questions.jsonl", labels=("yes", "no"))
     costs = leg_costs(out)
@@ -127,7 +130,7 @@ def _sureness(questions: Sequence[Question], answers: Sequence[Answer], right: A
     for i in kept:
         answer = answers[i]
         shares = next(iter(answer.debiased.values())) if answer.debiased else answer.probabilities or {}
-        confidence.append(max(shares.values()) / sum(shares.values()))
+        confidence.append(max(shares.values()) / (sum(shares.values()) or 1.0))
     margins = [float(answers[i].margin or 0.0) for i in kept]
     positive = [questions[i].label == "yes" for i in kept]
     return {

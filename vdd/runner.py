@@ -1,11 +1,5 @@
 """Questions × legs → answer files that a killed run resumes and an unbroken run repeats byte for byte.
 
-    DIR/run.json              what was run: another run's folder is refused
-    DIR/questions.jsonl       the questions, in the order they were asked
-    DIR/answers/LEG.jsonl     one Answer a question
-    DIR/rows.safetensors      complete first-token log-probabilities: `image`; `none` and `unk`, each distinct row once
-    DIR/timings.jsonl         seconds and forwards by batch and part: the only file that differs between equal runs
-
 The image is encoded once a batch; every leg goes on from there, and each leg's time includes it.
 Batches are cut from the sorted question list, and each is written whole (parts/), so every question meets the same
 batch-mates whatever was interrupted.
@@ -14,28 +8,28 @@ Knows: the pipeline, files. Does not know: scores, tables, the command line.
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vdd._check import UserError, whole
+from vdd._check import UserError, choice, whole
 from vdd._version import __version__
 from vdd.calibrate import AffineCalibration, Labels, average_prior
-from vdd.config import DebiasConfig, Leg, SamplingConfig, to_json
+from vdd.config import IMAGE, MAX_SEED, PRIORS, DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.contrast import contrast
-from vdd.data import write_atomic
 from vdd.images import ImageError, image_path, load_image
-from vdd.pipeline import IMAGE, PRIORS, LlavaPipeline, named, reference_row
+from vdd.pipeline import LlavaPipeline, named, reference_row
 from vdd.records import Answer, Question
+from vdd.run_folder import Cost, claim, merge, only_one, part_path, write_part
 
 Progress = Callable[[int, int], None]
 
@@ -85,9 +79,17 @@ class Run:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UserError on a prompt without a place for the question, and the like."""
+        """Raise UserError on a prompt without a place for the question, legs that clash, and the like."""
         whole("run", "batch_size", self.batch_size, low=1)
-        whole("run", "seed", self.seed, low=0)
+        whole("run", "seed", self.seed, low=0, high=MAX_SEED)
+        names = [leg.name for leg in self.legs]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"run: the legs are {', '.join(names) or 'none'}; wanted one at least, no name twice.")
+        for leg in self.legs:
+            _check_leg(leg)
+        ids = Counter(question.question_id for question in self.questions)
+        if ids and max(ids.values()) > 1:
+            raise UserError(f"run: question_id {ids.most_common(1)[0][0]!r} comes twice; wanted each once.")
         if "{question}" not in self.prompt:
             raise UserError(f"run: the prompt is {self.prompt!r}; wanted {{question}} in it.")
         if not self.questions:
@@ -98,8 +100,11 @@ class Run:
         return {
             "vdd": __version__,
             "model": self.model,
+            "images": str(self.images.resolve()),
             "architecture": type(pipeline.model).__name__,
             "dtype": str(pipeline.model.dtype),
+            "device": pipeline.model.get_input_embeddings().weight.device.type,
+            "quantized": getattr(pipeline.model.config, "quantization_config", None) is not None,
             "questions": len(self.questions),
             "labels": list(self.labels),
             "prompt": self.prompt,
@@ -107,17 +112,6 @@ class Run:
             "seed": self.seed,
             "legs": [to_json(leg) for leg in self.legs],
         }
-
-
-@dataclass
-class Cost:
-    """Seconds and rows × forwards of one part of the work on one batch."""
-
-    seconds: float = 0.0
-    forwards: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.seconds + other.seconds, self.forwards + other.forwards)
 
 
 def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | None = None) -> None:
@@ -134,21 +128,35 @@ def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | No
     """
     ordered = sorted(job.questions, key=lambda q: (isinstance(q.question_id, str), q.question_id))
     batches = [ordered[i : i + job.batch_size] for i in range(0, len(ordered), job.batch_size)]
-    _claim(out, job, job.describe(pipeline), ordered)
+    for question in ordered:
+        try:
+            pipeline.prompt(question.text)
+        except UserError as error:
+            raise UserError(f"question {question.question_id!r}: {error}") from error
+    claim(out, job.describe(pipeline), ordered)
+    with only_one(out):
+        _answer(pipeline, job, batches, out, progress)
+
+
+def _answer(
+    pipeline: LlavaPipeline, job: Run, batches: Sequence[Sequence[Question]], out: Path, progress: Progress | None
+) -> None:
+    total = sum(map(len, batches))
     if (out / "timings.jsonl").exists():
         shutil.rmtree(out / "parts", ignore_errors=True)
         if progress:
-            progress(len(ordered), len(ordered))
+            progress(total, total)
         return
+    (out / "parts").mkdir(exist_ok=True)
     labels = pipeline.labels(job.labels)
     done = 0
     for number, batch in enumerate(batches):
-        if not _part(out, number).exists():
-            _write_part(_part(out, number), *_answer_batch(pipeline, job, labels, batch, number))
+        if not part_path(out, number).exists():
+            write_part(part_path(out, number), *_answer_batch(pipeline, job, labels, batch, number))
         done += len(batch)
         if progress:
-            progress(done, len(ordered))
-    _merge(out, job, len(batches))
+            progress(done, total)
+    merge(out, job.legs, len(batches))
 
 
 def _answer_batch(
@@ -165,6 +173,7 @@ def _answer_batch(
     asked = [question for place, question in enumerate(batch) if place not in errors]
     if not asked:
         return {leg.name: list(failed.values()) for leg in job.legs}, {}, {}
+    pipeline.reset()
     inputs = pipeline.inputs(images, [job.prompt.replace("{question}", question.text) for question in asked])
     rows: dict[str, Tensor] = {}
     costs: dict[str, Cost] = {}
@@ -183,7 +192,7 @@ def _answer_batch(
         for place, leg in enumerate(job.legs):
             before = _now(counter)
             probabilities = found[IMAGE]
-            if leg.debias is not None and leg.debias.reference in PRIORS:
+            if leg.debias is not None and _follows_from_rows(leg.debias):
                 probabilities = pipeline.debiased_label_probabilities(inputs, labels, leg.debias, rows)
             if leg.post_hoc is not None:
                 scores = AffineCalibration.from_prior(priors[leg.post_hoc])(probabilities)
@@ -194,8 +203,11 @@ def _answer_batch(
                 seed = (job.seed * len(job.legs) + place) * 1_000_003 + number
                 texts = pipeline.generate(inputs, debias=leg.debias, sampling=leg.sampling, seed=seed, prefill=prefill)
                 costs[leg.name] = _since(before, counter) + encoded
-            margins = _margins(leg, labels, rows, scores, priors)
-            records = _records(leg, labels, asked, texts, probabilities, priors, scores, margins)
+            if leg.debias is None or _follows_from_rows(leg.debias):
+                margins = _margins(leg, labels, rows, scores, priors)
+                records = _records(leg, labels, asked, texts, probabilities, priors, scores, margins)
+            else:
+                records = [_bare(question, text) for question, text in zip(asked, texts, strict=True)]
             answers[leg.name] = _merged_with(failed, records)
     return answers, {name: row.float() for name, row in rows.items()}, costs
 
@@ -228,11 +240,33 @@ def _records(
     ]
 
 
+def _bare(question: Question, text: str) -> Answer:
+    return Answer(question.question_id, question.text, question.image, text)
+
+
+def _follows_from_rows(debias: DebiasConfig) -> bool:
+    """Whether the leg's first-token distribution follows by arithmetic from the stored rows."""
+    plain = debias.schedule == "constant" and debias.derive == "template" and debias.unk_per == "image"
+    return plain and debias.reference in PRIORS
+
+
+def _check_leg(leg: Leg) -> None:
+    if not re.fullmatch(r"[\w@=+.,-]+", leg.name) or leg.name.startswith(".") or leg.name in (IMAGE, *PRIORS):
+        raise UserError(f"run: a leg is called {leg.name!r}; wanted a file name other than {IMAGE}, none, unk, both.")
+    if leg.post_hoc is not None:
+        choice("run", "post-hoc reference", leg.post_hoc, PRIORS)
+        if leg.debias is not None and not _follows_from_rows(leg.debias):
+            raise UserError(
+                f"run: the leg {leg.name!r} puts post-hoc on top of {leg.debias.reference!r}; wanted none, unk or both "
+                "of constant strength beneath it, whose distribution is known without generating."
+            )
+
+
 def _margins(
     leg: Leg, labels: Labels, rows: Mapping[str, Tensor], scores: Tensor, priors: Mapping[str, Tensor]
 ) -> list[float]:
     """log-odds of the first label against the second, before any cut-off where one token decides."""
-    if leg.debias is not None and leg.debias.reference in PRIORS and labels.single_token:
+    if leg.debias is not None and labels.single_token:
         uncut = contrast(rows[IMAGE], reference_row(rows, leg.debias.reference), alpha=leg.debias.alpha, beta=0.0)
         scores = labels.probabilities(uncut)
         if leg.post_hoc is not None:
@@ -252,77 +286,6 @@ def _shared_cost(costs: Mapping[str, Cost], leg: Leg) -> Cost:
     needed = {leg.post_hoc, leg.debias.reference if leg.debias else None} - {None}
     parts = {"none", "unk"} if "both" in needed else needed
     return sum((costs[str(part)] for part in sorted(map(str, parts))), start=costs[IMAGE])
-
-
-def _claim(out: Path, job: Run, description: Mapping[str, Any], ordered: Sequence[Question]) -> None:
-    """Make `out` this run's folder, or see that it is."""
-    record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-    asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        (out / "parts").mkdir(parents=True)
-        write_atomic(out / "questions.jsonl", asked)
-        write_atomic(out / "run.json", record)
-        return
-    if not (out / "run.json").is_file():
-        raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.")
-    found = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    differing = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
-    if not differing and (out / "questions.jsonl").read_text(encoding="utf-8") != asked:
-        differing = ["questions"]
-    if differing:
-        raise UserError(
-            f"{out}: holds the results of another run (other {', '.join(differing)}); wanted a new folder, or the same "
-            "settings to go on with that run."
-        )
-    (out / "parts").mkdir(exist_ok=True)
-
-
-def _part(out: Path, number: int) -> Path:
-    return out / "parts" / f"{number:06d}.json"
-
-
-def _write_part(
-    path: Path, answers: Mapping[str, Sequence[Answer]], rows: Mapping[str, Tensor], costs: Mapping[str, Cost]
-) -> None:
-    """The tensors first: a part counts as done once its JSON file stands."""
-    body = {
-        "answers": {leg: [answer.to_json() for answer in given] for leg, given in answers.items()},
-        "costs": {name: asdict(cost) for name, cost in costs.items()},
-    }
-    save_file({name: row.contiguous().cpu() for name, row in rows.items()}, path.with_suffix(".safetensors"))
-    write_atomic(path, json.dumps(body, ensure_ascii=False))
-
-
-def _merge(out: Path, job: Run, count: int) -> None:
-    """One file a leg, one of rows, one of timings; the timings last, for they say that the run is whole."""
-    parts = [json.loads(_part(out, number).read_text(encoding="utf-8")) for number in range(count)]
-    (out / "answers").mkdir(exist_ok=True)
-    for leg in job.legs:
-        lines = [line + "\n" for part in parts for line in part["answers"][leg.name]]
-        write_atomic(out / "answers" / f"{leg.name}.jsonl", "".join(lines))
-    _merge_rows(out, count)
-    timings = [
-        json.dumps({"batch": number, "part": name, **cost}) + "\n"
-        for number, part in enumerate(parts)
-        for name, cost in part["costs"].items()
-    ]
-    write_atomic(out / "timings.jsonl", "".join(timings))
-    shutil.rmtree(out / "parts")
-
-
-def _merge_rows(out: Path, count: int) -> None:
-    """Image rows one a readable question; image-free rows once each, with the index that says whose they are."""
-    tensors = [load_file(_part(out, number).with_suffix(".safetensors")) for number in range(count)]
-    tensors = [part for part in tensors if part]
-    if not tensors:
-        return
-    merged: dict[str, Tensor] = {IMAGE: torch.cat([part[IMAGE] for part in tensors])}
-    for name in ("none", "unk"):
-        rows = torch.cat([part[name] for part in tensors])
-        merged[name], merged[f"{name}_index"] = torch.unique(rows, dim=0, return_inverse=True)
-    draft = out / "parts" / "rows.safetensors"
-    save_file(merged, draft)
-    draft.replace(out / "rows.safetensors")
 
 
 @contextmanager
@@ -346,13 +309,3 @@ def _now(counter: Sequence[int]) -> tuple[float, int]:
 
 def _since(before: tuple[float, int], counter: Sequence[int]) -> Cost:
     return Cost(time.perf_counter() - before[0], counter[0] - before[1])
-
-
-def leg_costs(out: Path) -> dict[str, tuple[float, float]]:
-    """Leg → (forwards, seconds) per question of a finished run."""
-    asked = sum(1 for _ in (out / "questions.jsonl").open(encoding="utf-8"))
-    totals: dict[str, Cost] = {}
-    for line in (out / "timings.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        totals[record["part"]] = totals.get(record["part"], Cost()) + Cost(record["seconds"], record["forwards"])
-    return {name: (cost.forwards / asked, cost.seconds / asked) for name, cost in totals.items()}

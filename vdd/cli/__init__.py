@@ -18,6 +18,9 @@ from vdd.cli.evaluate import evaluations
 from vdd.cli.score import scores
 from vdd.cli.toy import toy_data, train_toy
 
+INTERRUPTED = 130
+"""Exit code that typer makes of Ctrl-C."""
+
 app = typer.Typer(
     name="vdd",
     no_args_is_help=True,
@@ -55,6 +58,12 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was written stays, and the same command goes on from there", err=True)
-        sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            typer.echo("interrupted; what was written stays, and the same command goes on from there", err=True)
+        raise

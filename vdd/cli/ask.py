@@ -24,8 +24,6 @@ def ask(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
 ) -> None:
     """Answer one question about one image, with and without debiasing."""
-    from rich.markup import escape
-
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.images import load_image
 
@@ -33,17 +31,17 @@ def ask(
     sampling = SamplingConfig(max_new_tokens=max_new_tokens)
     picture = load_image(image)
     from vdd.cli.models import open_pipeline
-    from vdd.cli.show import console, show_table
+    from vdd.cli.show import say, show_table
 
     pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
     plain = pipeline(picture, question, debias=False, sampling=sampling)
     words = [word.strip() for word in labels.split(",") if word.strip()]
     answer = pipeline(picture, question, labels=words or None, sampling=sampling)
-    console.print(f"[dim]plain   [/] {escape(plain.text)}", highlight=False)
-    console.print(f"[bold]debiased[/] {escape(answer.text)}", highlight=False)
+    say(f"plain     {plain.text}")
+    say(f"debiased  {answer.text}")
     if answer.probabilities and answer.blind_probabilities and answer.debiased:
-        columns = {"image": answer.probabilities}
-        columns |= {f"no image ({name})": values for name, values in answer.blind_probabilities.items()}
-        columns |= {f"post-hoc ({name})": values for name, values in answer.debiased.items()}
-        rows = [[label, *(f"{values[label]:.3f}" for values in columns.values())] for label in answer.probabilities]
-        show_table("label probabilities", ["label", *columns], rows)
+        kinds = {"image": answer.probabilities}
+        kinds |= {f"no image ({name})": values for name, values in answer.blind_probabilities.items()}
+        kinds |= {f"post-hoc ({name})": values for name, values in answer.debiased.items()}
+        rows = [[kind, *(f"{value:.3f}" for value in values.values())] for kind, values in kinds.items()]
+        show_table("label probabilities", ["given", *answer.probabilities], rows)

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from vdd._check import UserError
+
 SPLITS = ("random", "popular", "adversarial")
+MARK = "ABOUT.txt"
+"""Says whose folder it is, to people and to the next run."""
+
 CAPTIONED = 24
 """Pictures that break the world's habits and get described."""
 
@@ -17,10 +22,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
 ) -> None:
     """Measure a small model that answers from its prior, debias it, measure again; all offline."""
-    from rich.markup import escape
-
     from vdd.cli.models import open_pipeline
-    from vdd.cli.show import console, notes, progress, show_table
+    from vdd.cli.show import notes, progress, say, show_table
     from vdd.config import DebiasConfig
     from vdd.data import load_questions, write_atomic
     from vdd.plots import Example, accuracy_chart, can_chart, example_sheet
@@ -30,6 +33,10 @@ def demo(
     from vdd.toy.questions import DESCRIBE, write_split
 
     data = out / "data"
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty and no earlier demo's; wanted a new or empty folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / MARK, "Made by `vdd demo`: test questions and pictures, answers, scores, tables, figures.\n")
     with notes.status("loading the embedded model, drawing its test pictures"):
         pipeline = open_pipeline("toy", debias=DebiasConfig())
         write_split(data, "test")
@@ -58,20 +65,16 @@ def demo(
         f"{sum(bool(p.wrong_before) for p in described)} are wrong before, "
         f"{sum(bool(p.wrong_after) for p in described)} after"
     )
-    console.print(f"\n[bold]{summary}[/]", highlight=False)
-    console.print("the first two that it mends, and the first that it changes without mending:\n", highlight=False)
+    say(f"\n{summary}")
+    say("the first two that it mends, and the first that it changes without mending:\n")
     for example in examples:
-        console.print(f"[dim]plain   [/] {escape(example.before)}", highlight=False)
-        console.print(f"[bold]debiased[/] {escape(example.after)}", highlight=False)
-        console.print(f"[dim]truth   [/] {escape(example.truth)}\n", highlight=False)
+        say(f"plain     {example.before}\ndebiased  {example.after}\ntruth     {example.truth}\n")
     example_sheet(summary, examples, out / "examples.png")
-    console.print(f"pictures: {out / 'examples.png'}", highlight=False)
+    say(f"pictures: {out / 'examples.png'}")
     if can_chart():
         panels = {split: [(row.leg.name, row.score) for row in results[split]] for split in SPLITS}
         accuracy_chart("The embedded model on its test questions", panels, out / "accuracy.png")
-        console.print(f"figure:   {out / 'accuracy.png'}", highlight=False)
+        say(f"figure:   {out / 'accuracy.png'}")
     else:
-        console.print(
-            escape("for the chart of accuracies: pip install 'visual-debias-decoding[plot]'"), highlight=False
-        )
-    console.print(f"table, answers and scores: {out}", highlight=False)
+        say("for the chart of accuracies: pip install 'visual-debias-decoding[plot]'")
+    say(f"table, answers and scores: {out}")

@@ -52,7 +52,7 @@ def pope(
         raise UserError(f"{images}: no such folder; wanted the folder of the images.")
     debias = DebiasConfig(alpha=alpha, beta=beta)
     from vdd.cli.models import open_pipeline
-    from vdd.cli.show import console, progress, show_table
+    from vdd.cli.show import progress, say, show_table
     from vdd.report import COLUMNS, evaluate, markdown, table
     from vdd.runner import Run, run, standard_legs
 
@@ -67,8 +67,6 @@ def pope(
     show_table(" ".join(names), COLUMNS, table(results))
     unanswered = results[0].score.values["unanswered"]
     if unanswered:
-        console.print(
-            f"[yellow]{unanswered} of {len(asked)} questions have no answer: their images could not be read[/]"
-        )
-    console.print(f"signature of the first leg: {results[0].score.signature}", highlight=False, soft_wrap=True)
-    console.print(f"answers, scores and table: {out}", highlight=False)
+        say(f"{unanswered} of {len(asked)} questions have no answer: their images could not be read")
+    say(f"signature of the first leg: {results[0].score.signature}")
+    say(f"answers, scores and table: {out}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vdd._check import UserError, choice
+
 if TYPE_CHECKING:
     from vdd.config import DebiasConfig
     from vdd.pipeline import LlavaPipeline
@@ -21,20 +23,24 @@ def open_pipeline(
     quantize: str | None = None,
 ) -> LlavaPipeline:
     """The model called `name`, ready to answer; transformers' own progress bars and advice are left out."""
+    import torch
     from transformers.utils import logging
 
-    from vdd.pipeline import LlavaPipeline, load
+    from vdd import toy
+    from vdd.loading import DTYPES, check_device, load
+    from vdd.pipeline import LlavaPipeline
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if name == EMBEDDED:
-        import torch
-
-        from vdd import toy
-
-        torch.set_num_threads(1)  # too small to gain from more; beside other work more cost it four times the time
-        model, processor = toy.load()
-    else:
+    choice("load", "dtype", dtype, DTYPES)
+    check_device(device)
+    if name != EMBEDDED:
         model, processor = load(name, device=device, dtype=dtype, quantize=quantize)
+    elif quantize is not None or device == "auto":
+        raise UserError("load: the embedded model is neither quantised nor spread; leave --quantize and auto out.")
+    else:
+        torch.set_num_threads(1)  # too small to gain from more; beside other work more cost it four times the time
+        precision = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        model, processor = toy.load(dtype=precision, device=device or "cpu")
     settings = {key: getattr(debias, key) for key in debias.__dataclass_fields__}
     return LlavaPipeline(model, processor, **settings)

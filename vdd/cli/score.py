@@ -37,8 +37,8 @@ def pope(
     if json:
         typer.echo(score.to_json())
         return
-    from vdd.cli.show import console, show_table
+    from vdd.cli.show import say, show_table
 
     rows = [[name, f"{value}" if isinstance(value, int) else f"{value:.4f}"] for name, value in score.values.items()]
     show_table(str(answers), ["figure", "value"], rows)
-    console.print(score.signature, highlight=False, soft_wrap=True)
+    say(score.signature)

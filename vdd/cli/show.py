@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 notes = Console(stderr=True)
-TABLE_WIDTH = 92
 
 
 class Advance(Protocol):
@@ -43,10 +43,16 @@ def progress(title: str) -> Iterator[Advance]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output, the first column left-aligned, figures to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """A table on standard output, the first column left-aligned, figures to the right; never cut."""
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
+        table.add_row(*map(Text, row))
+    needed = table.__rich_measure__(console, console.options.update(max_width=1000)).maximum
+    (console if console.width >= needed else Console(width=needed)).print(table)
+
+
+def say(line: str) -> None:
+    """One line on standard output as it is: no markup, no colours, no line breaks of rich's own."""
+    console.print(Text(line), soft_wrap=True)

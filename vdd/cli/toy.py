@@ -14,14 +14,14 @@ def toy_data(
     directory: Annotated[Path, typer.Argument(help="Folder to write into; new or empty.")],
 ) -> None:
     """Write the embedded model's images and questions in the forms of POPE, MME, CHAIR and multiple choice."""
-    from vdd.cli.show import console, notes
+    from vdd.cli.show import notes, say
     from vdd.toy import write_toy_data
 
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise UserError(f"{directory}: is not empty; wanted a new or empty folder.")
     with notes.status("drawing"):
-        write_toy_data(directory, progress=lambda line: console.print(line, highlight=False))
-    console.print(f"wrote {directory}")
+        write_toy_data(directory, progress=say)
+    say(f"wrote {directory}")
 
 
 def train_toy(
@@ -30,7 +30,7 @@ def train_toy(
     short: Annotated[bool, typer.Option("--short", help="A few steps of each phase, to see that it runs.")] = False,
 ) -> None:
     """Train the embedded CLIP and LLaVA from scratch; goes on where a killed run stopped."""
-    from vdd.cli.show import console, progress, show_table
+    from vdd.cli.show import progress, say, show_table
     from vdd.toy.train import train
 
     with progress("training") as advance:
@@ -41,4 +41,4 @@ def train_toy(
         log = train(directory, seed=seed, steps="short" if short else "full", progress=report)
     rows = [[name, f"{value:.1f}"] for name, value in log["dev"].items() if isinstance(value, (int, float))]
     show_table("development scenes", ["figure", "value"], rows)
-    console.print(f"wrote {directory}")
+    say(f"wrote {directory}")

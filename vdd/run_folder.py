@@ -1,0 +1,133 @@
+"""A run's folder: whose it is, its parts while it runs, its files when it is whole.
+
+    run.json              what was run: another run's folder is refused
+    questions.jsonl       the questions, in the order they were asked
+    answers/LEG.jsonl     one Answer a question
+    rows.safetensors      complete first-token log-probabilities: `image`; `none` and `unk`, each distinct row once
+    timings.jsonl         seconds and forwards by batch and part: the only file that differs between equal runs
+
+Knows: files, records, tensors as they are stored. Does not know: models, scores.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vdd._check import UserError
+from vdd.config import IMAGE, Leg
+from vdd.data import write_atomic
+from vdd.records import Answer, Question
+
+
+@dataclass
+class Cost:
+    """Seconds and rows × forwards of one part of the work on one batch."""
+
+    seconds: float = 0.0
+    forwards: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.forwards + other.forwards)
+
+
+def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]) -> None:
+    """Make `out` this run's folder, or see that it is. run.json comes first: it says whose folder this is."""
+    record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+    asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / "run.json", record)
+    try:
+        found = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        differing = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.") from error
+    questions = out / "questions.jsonl"
+    if not differing and questions.exists() and questions.read_text(encoding="utf-8") != asked:
+        differing = ["questions"]
+    if differing:
+        raise UserError(
+            f"{out}: holds the results of another run (other {', '.join(differing)}); wanted a new folder, or the same "
+            "settings to go on with that run."
+        )
+    write_atomic(questions, asked)
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; it falls with its process, however that ends."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"{out}: another run is writing into it; wanted to be alone.") from error
+
+
+def part_path(out: Path, number: int) -> Path:
+    """Where batch `number` is kept until the run is whole; done once this file stands."""
+    return out / "parts" / f"{number:06d}.json"
+
+
+def write_part(
+    path: Path, answers: Mapping[str, Sequence[Answer]], rows: Mapping[str, Tensor], costs: Mapping[str, Cost]
+) -> None:
+    """The tensors first: a part counts as done once its JSON file stands."""
+    body = {
+        "answers": {leg: [answer.to_json() for answer in given] for leg, given in answers.items()},
+        "costs": {name: asdict(cost) for name, cost in costs.items()},
+    }
+    save_file({name: row.contiguous().cpu() for name, row in rows.items()}, path.with_suffix(".safetensors"))
+    write_atomic(path, json.dumps(body, ensure_ascii=False))
+
+
+def merge(out: Path, legs: Sequence[Leg], count: int) -> None:
+    """One file a leg, one of rows, one of timings; the timings last, for they say that the run is whole."""
+    parts = [json.loads(part_path(out, number).read_text(encoding="utf-8")) for number in range(count)]
+    (out / "answers").mkdir(exist_ok=True)
+    for leg in legs:
+        lines = [line + "\n" for part in parts for line in part["answers"][leg.name]]
+        write_atomic(out / "answers" / f"{leg.name}.jsonl", "".join(lines))
+    _merge_rows(out, count)
+    timings = [
+        json.dumps({"batch": number, "part": name, **cost}) + "\n"
+        for number, part in enumerate(parts)
+        for name, cost in part["costs"].items()
+    ]
+    write_atomic(out / "timings.jsonl", "".join(timings))
+    shutil.rmtree(out / "parts")
+
+
+def _merge_rows(out: Path, count: int) -> None:
+    """Image rows one a readable question; image-free rows once each, with the index that says whose they are."""
+    tensors = [load_file(part_path(out, number).with_suffix(".safetensors")) for number in range(count)]
+    tensors = [part for part in tensors if part]
+    if not tensors:
+        return
+    merged: dict[str, Tensor] = {IMAGE: torch.cat([part[IMAGE] for part in tensors])}
+    for name in ("none", "unk"):
+        rows = torch.cat([part[name] for part in tensors])
+        merged[name], merged[f"{name}_index"] = torch.unique(rows, dim=0, return_inverse=True)
+    draft = out / "parts" / "rows.safetensors"
+    save_file(merged, draft)
+    draft.replace(out / "rows.safetensors")
+
+
+def leg_costs(out: Path) -> dict[str, tuple[float, float]]:
+    """Leg → (forwards, seconds) per question of a finished run."""
+    asked = (out / "questions.jsonl").read_text(encoding="utf-8").count("\n")
+    totals: dict[str, Cost] = {}
+    for line in (out / "timings.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        totals[record["part"]] = totals.get(record["part"], Cost()) + Cost(record["seconds"], record["forwards"])
+    return {name: (cost.forwards / asked, cost.seconds / asked) for name, cost in totals.items()}
