@@ -18,7 +18,7 @@ from vdd.config import REFERENCES, SCHEDULES, DebiasConfig, Leg, SamplingConfig,
 DEBIAS = st.builds(
     DebiasConfig,
     reference=st.sampled_from(REFERENCES),
-    alpha=st.floats(0, 1e6),
+    alpha=st.floats(0, 1000),
     beta=st.floats(0, 1),
     schedule=st.sampled_from(SCHEDULES),
     noise_step=st.integers(0, 999),

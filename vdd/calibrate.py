@@ -114,8 +114,8 @@ class Labels:
         Raises:
             ValueError: on fewer than two labels, or where one label's form begins another label's.
         """
-        if len(words) < 2:
-            raise UserError(f"calibrate: {len(words)} label(s) came; wanted at least two to choose between.")
+        if len(set(words)) < 2:
+            raise UserError(f"calibrate: {len(set(words))} label(s) came; wanted at least two to choose between.")
         if isinstance(words, Mapping):
             encoded = {name: {tuple(encode(text)) for text in surface} - {()} for name, surface in words.items()}
         else:
@@ -123,7 +123,10 @@ class Labels:
         forms = []
         for name, ids in encoded.items():
             if not ids:
-                raise UserError(f"calibrate: the label {name!r} has no tokens of its own; does the tokenizer know it?")
+                raise UserError(
+                    f"calibrate: the label {name!r} has no tokens of its own; "
+                    "wanted labels that can be told apart. Does the tokenizer know the word?"
+                )
             forms.append(tuple(sorted(form for form in ids if not any(_begins(o, form) for o in ids - {form}))))
         labels = cls(tuple(encoded), tuple(forms))
         labels._check_apart()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from vdd._check import UserError, choice
 
+QUANTIZED = ("4bit", "8bit")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -68,7 +69,7 @@ def check_device(device: str | None) -> str | None:
 
 
 def _quantization(quantize: str) -> Any:
-    choice("load", "quantize", quantize, ("4bit", "8bit"))
+    choice("load", "quantize", quantize, QUANTIZED)
     if find_spec("bitsandbytes") is None:
         raise UserError("load: quantising needs bitsandbytes: pip install 'visual-debias-decoding[bnb]'.")
     from transformers import BitsAndBytesConfig

@@ -198,7 +198,7 @@ class LlavaPipeline:
         rows = {}
         for condition in conditions:
             if condition == IMAGE:
-                rows[condition] = prefill.logits if prefill and not tokens else self._seen_logits(inputs, follow)
+                rows[condition] = self._seen_logits(inputs, follow, prefill)
                 continue
             choice("distributions", "condition", condition, (IMAGE, *self._branches))
             config = DebiasConfig(reference=condition)
@@ -225,6 +225,7 @@ class LlavaPipeline:
         labels: Labels,
         *,
         rows: Mapping[str, Tensor] | None = None,
+        prefill: Prefill | None = None,
         best_form: bool = False,
     ) -> dict[str, Tensor]:
         """p(label) under every condition.
@@ -233,19 +234,27 @@ class LlavaPipeline:
             inputs: from `inputs`.
             labels: from `labels`.
             rows: first-token distributions by condition, where they are known already; all three by default.
+            prefill: from `prefill`, where it is at hand.
             best_form: the most probable surface form instead of the sum.
 
         Returns:
             condition → (batch, labels).
         """
-        rows = rows if rows is not None else self.distributions(inputs, (IMAGE, *self._branches))
+        prefill = prefill or self.prefill(inputs)
+        rows = rows if rows is not None else self.distributions(inputs, (IMAGE, *self._branches), prefill=prefill)
         return {
-            name: labels.probabilities(row, best_form=best_form, rest=partial(self._rest, inputs, name))
+            name: labels.probabilities(row, best_form=best_form, rest=partial(self._rest, inputs, prefill, name))
             for name, row in rows.items()
         }
 
     def debiased_label_probabilities(
-        self, inputs: Mapping[str, Tensor], labels: Labels, config: DebiasConfig, rows: Mapping[str, Tensor]
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Labels,
+        config: DebiasConfig,
+        rows: Mapping[str, Tensor],
+        *,
+        prefill: Prefill | None = None,
     ) -> Tensor:
         """p(label) under the contrasted distribution of a constant-strength text reference.
 
@@ -254,6 +263,7 @@ class LlavaPipeline:
             labels: from `labels`.
             config: reference "none", "unk" or "both".
             rows: first-token distributions by condition.
+            prefill: from `prefill`, where it is at hand.
 
         Returns:
             (batch, labels); without the cut-off in rows where it leaves no label.
@@ -267,11 +277,14 @@ class LlavaPipeline:
 
         def rest(beta: float, form: TokenIds) -> Tensor:
             parts = [
-                moved(self.distributions(inputs, tuple(rows), tokens=form[:length]), beta)[:, form[length]]
+                moved(self.distributions(inputs, tuple(rows), tokens=form[:length], prefill=start), beta)[
+                    :, form[length]
+                ]
                 for length in range(1, len(form))
             ]
             return torch.stack(parts).sum(dim=0)
 
+        start = prefill or self.prefill(inputs)
         cut = found(config.beta)
         lost = cut.sum(dim=-1, keepdim=True) == 0
         return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
@@ -293,21 +306,29 @@ class LlavaPipeline:
             debiased={name: named(labels, scores)[0] for name, scores in debiased.items()},
         )
 
-    def _rest(self, inputs: Mapping[str, Tensor], condition: str, form: TokenIds) -> Tensor:
+    def _rest(self, inputs: Mapping[str, Tensor], prefill: Prefill, condition: str, form: TokenIds) -> Tensor:
         parts = [
-            self.distributions(inputs, (condition,), tokens=form[:length])[condition][:, form[length]]
+            self.distributions(inputs, (condition,), tokens=form[:length], prefill=prefill)[condition][:, form[length]]
             for length in range(1, len(form))
         ]
         return torch.stack(parts).sum(dim=0)
 
     @torch.no_grad()
-    def _seen_logits(self, inputs: Mapping[str, Tensor], follow: Tensor) -> Tensor:
-        given = dict(inputs)
-        given["input_ids"] = torch.cat([inputs["input_ids"], follow], dim=1)
+    def _seen_logits(self, inputs: Mapping[str, Tensor], follow: Tensor, prefill: Prefill | None) -> Tensor:
+        prefill = prefill or self.prefill(inputs)
+        if not follow.shape[1]:
+            return prefill.logits
         mask = inputs["attention_mask"]
-        given["attention_mask"] = torch.cat([mask, mask.new_ones(follow.shape)], dim=1)
-        given["position_ids"] = _positions(given["attention_mask"])
-        return self.model(**given, use_cache=False, return_dict=True, logits_to_keep=1).logits[:, -1]
+        mask = torch.cat([mask, mask.new_ones(follow.shape)], dim=1)
+        return self.model(
+            input_ids=follow,
+            attention_mask=mask,
+            position_ids=_positions(mask)[:, -follow.shape[1] :],
+            past_key_values=copy.deepcopy(prefill.cache),
+            use_cache=True,
+            return_dict=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
 
     def _device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device

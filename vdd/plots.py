@@ -52,8 +52,8 @@ def example_sheet(title: str, examples: Sequence[Example], path: Path) -> None:
     side, margin, line = 300, 28, 22
     head, body = ImageFont.load_default(22), ImageFont.load_default(16)
     columns = [_lines(example, width=34) for example in examples]
-    width = margin + max(len(examples), 3) * (side + margin)
-    heading = textwrap.wrap(title, width // 12)
+    width = margin + max(len(examples), 1) * (side + margin)
+    heading = textwrap.wrap(title, width // 15)
     top = margin + 30 * len(heading) + 12
     sheet = Image.new("RGB", (width, top + side + line * max(map(len, columns), default=0) + 2 * margin), "white")
     draw = ImageDraw.Draw(sheet)

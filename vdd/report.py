@@ -144,7 +144,12 @@ def _texts(answers: Sequence[Answer]) -> list[str | None]:
 
 
 def _answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
-    answers = [Answer.from_json(record) for _, record in read_records(path)]
+    answers = []
+    for where, record in read_records(path):
+        try:
+            answers.append(Answer.from_json(record))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     if [answer.question_id for answer in answers] != [question.question_id for question in questions]:
         raise UserError(f"{path}: its answers are not to the questions beside it; was the file changed by hand?")
     return answers

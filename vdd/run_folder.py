@@ -12,7 +12,6 @@ Knows: files, records, tensors as they are stored. Does not know: models, scores
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -46,7 +45,10 @@ def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]
     record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be made a folder ({error.strerror}).") from error
         write_atomic(out / "run.json", record)
     try:
         found = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -61,14 +63,16 @@ def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]
             f"{out}: holds the results of another run (other {', '.join(differing)}); wanted a new folder, or the same "
             "settings to go on with that run."
         )
-    write_atomic(questions, asked)
+    if not questions.exists():
+        write_atomic(questions, asked)
 
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Hold the folder's lock; it falls with its process, however that ends."""
     try:
-        with FileLock(out / ".lock", timeout=0):
+        (out / "parts").mkdir(exist_ok=True)
+        with FileLock(out / "parts" / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise UserError(f"{out}: another run is writing into it; wanted to be alone.") from error
@@ -105,7 +109,6 @@ def merge(out: Path, legs: Sequence[Leg], count: int) -> None:
         for name, cost in part["costs"].items()
     ]
     write_atomic(out / "timings.jsonl", "".join(timings))
-    shutil.rmtree(out / "parts")
 
 
 def _merge_rows(out: Path, count: int) -> None:

@@ -136,6 +136,7 @@ def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | No
     claim(out, job.describe(pipeline), ordered)
     with only_one(out):
         _answer(pipeline, job, batches, out, progress)
+    shutil.rmtree(out / "parts", ignore_errors=True)
 
 
 def _answer(
@@ -143,11 +144,9 @@ def _answer(
 ) -> None:
     total = sum(map(len, batches))
     if (out / "timings.jsonl").exists():
-        shutil.rmtree(out / "parts", ignore_errors=True)
         if progress:
             progress(total, total)
         return
-    (out / "parts").mkdir(exist_ok=True)
     labels = pipeline.labels(job.labels)
     done = 0
     for number, batch in enumerate(batches):
@@ -186,14 +185,14 @@ def _answer_batch(
             rows |= pipeline.distributions(inputs, (condition,), prefill=prefill)
             costs.setdefault(condition, _since(before, counter))
         encoded = Cost(costs[IMAGE].seconds, 0)  # its forward is counted in each leg, as the step it goes on from
-        found = pipeline.label_probabilities(inputs, labels, rows=rows)
+        found = pipeline.label_probabilities(inputs, labels, rows=rows, prefill=prefill)
         priors = {"none": found["none"], "unk": found["unk"], "both": average_prior(found["none"], found["unk"])}
         answers: dict[str, list[Answer]] = {}
         for place, leg in enumerate(job.legs):
             before = _now(counter)
             probabilities = found[IMAGE]
             if leg.debias is not None and _follows_from_rows(leg.debias):
-                probabilities = pipeline.debiased_label_probabilities(inputs, labels, leg.debias, rows)
+                probabilities = pipeline.debiased_label_probabilities(inputs, labels, leg.debias, rows, prefill=prefill)
             if leg.post_hoc is not None:
                 scores = AffineCalibration.from_prior(priors[leg.post_hoc])(probabilities)
                 texts = [labels.names[best] for best in scores.argmax(dim=-1).tolist()]

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from vdd._check import UserError
-
 SPLITS = ("random", "popular", "adversarial")
 MARK = "ABOUT.txt"
 """Says whose folder it is, to people and to the next run."""
@@ -23,7 +21,7 @@ def demo(
 ) -> None:
     """Measure a small model that answers from its prior, debias it, measure again; all offline."""
     from vdd.cli.models import open_pipeline
-    from vdd.cli.show import notes, progress, say, show_table
+    from vdd.cli.show import new_folder, notes, progress, say, show_table
     from vdd.config import DebiasConfig
     from vdd.data import load_questions, write_atomic
     from vdd.plots import Example, accuracy_chart, can_chart, example_sheet
@@ -33,9 +31,8 @@ def demo(
     from vdd.toy.questions import DESCRIBE, write_split
 
     data = out / "data"
-    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty and no earlier demo's; wanted a new or empty folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    if not (out / MARK).is_file():
+        new_folder(out)
     write_atomic(out / MARK, "Made by `vdd demo`: test questions and pictures, answers, scores, tables, figures.\n")
     with notes.status("loading the embedded model, drawing its test pictures"):
         pipeline = open_pipeline("toy", debias=DebiasConfig())

@@ -27,13 +27,15 @@ def open_pipeline(
     from transformers.utils import logging
 
     from vdd import toy
-    from vdd.loading import DTYPES, check_device, load
+    from vdd.loading import DTYPES, QUANTIZED, check_device, load
     from vdd.pipeline import LlavaPipeline
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     choice("load", "dtype", dtype, DTYPES)
     check_device(device)
+    if quantize is not None:
+        choice("load", "quantize", quantize, QUANTIZED)
     if name != EMBEDDED:
         model, processor = load(name, device=device, dtype=dtype, quantize=quantize)
     elif quantize is not None or device == "auto":

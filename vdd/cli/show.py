@@ -1,9 +1,10 @@
-"""Tables and progress on the terminal, by rich."""
+"""Tables and progress on the terminal, by rich; the folders that commands write into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich import box
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from vdd._check import UserError
 
 console = Console()
 notes = Console(stderr=True)
@@ -56,3 +59,13 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 def say(line: str) -> None:
     """One line on standard output as it is: no markup, no colours, no line breaks of rich's own."""
     console.print(Text(line), soft_wrap=True)
+
+
+def new_folder(folder: Path) -> None:
+    """Make `folder`; UserError where it holds something already, or cannot be made."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; wanted a new or empty folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); wanted a new or empty one.") from error

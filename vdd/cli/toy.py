@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-from vdd._check import UserError
-
 
 def toy_data(
     directory: Annotated[Path, typer.Argument(help="Folder to write into; new or empty.")],
 ) -> None:
     """Write the embedded model's images and questions in the forms of POPE, MME, CHAIR and multiple choice."""
-    from vdd.cli.show import notes, say
+    from vdd.cli.show import new_folder, notes, say
     from vdd.toy import write_toy_data
 
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: is not empty; wanted a new or empty folder.")
+    new_folder(directory)
     with notes.status("drawing"):
         write_toy_data(directory, progress=say)
     say(f"wrote {directory}")
