@@ -20,6 +20,9 @@ FLOOR = 50.0
 """How far below its maximum (in nats) an image-free score may lie before it is raised to that: e⁻⁵⁰ ≈ 2e-22.
 Without it a token that the image-free branch forbids (−inf) would win by an infinite margin."""
 
+NEARLY = 0.01
+"""Nats below the cut-off from which on a token is looked at closely: the first pass may round, the second decides."""
+
 MAX_EXPONENT = 80.0
 """Where M3ID's exponential growth stops: e⁸⁰ is finite in float32."""
 
@@ -43,16 +46,24 @@ def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float)
     tensor([[0.5000, 0.5000]])
     """
     _check_pair(seen, blind)
-    beta = real("contrast", "beta", beta, low=0.0, high=1.0)
+    log_beta = math.log(beta) if real("contrast", "beta", beta, low=0.0, high=1.0) > 0 else -math.inf
     if not isinstance(alpha, Tensor):
         alpha = real("contrast", "alpha", alpha, low=0.0)
     elif not bool(((alpha >= 0) & torch.isfinite(alpha)).all()):
         raise UserError("contrast: `alpha` has a row that is NaN, infinite or below 0; wanted finite numbers ≥ 0.")
-    seen = _below_top(seen, "seen")
-    blind = _below_top(blind, "blind").clamp(min=-FLOOR)
-    kept = seen >= (math.log(beta) if beta > 0 else -math.inf)
-    moved = torch.where(kept, (1 + alpha) * seen - alpha * blind.to(seen), -math.inf)
-    return torch.log_softmax(moved, dim=-1)
+    seen_top, blind_top = _top(seen, "seen"), _top(blind, "blind").to(seen.device)
+
+    # Few tokens are kept: find them in one pass over the vocabulary, then work on those alone.
+    rows, columns = (seen >= seen_top + (log_beta - NEARLY)).nonzero(as_tuple=True)
+    above = _upcast(seen[rows, columns]) - seen_top[rows, 0]
+    kept = above >= log_beta
+    rows, columns, above = rows[kept], columns[kept], above[kept]
+    below = (blind.to(seen.device)[rows, columns].to(above) - blind_top[rows, 0].to(above)).clamp(min=-FLOOR)
+    strength = alpha.to(above).expand(len(seen), 1)[rows, 0] if isinstance(alpha, Tensor) else alpha
+    moved = (1 + strength) * above - strength * below
+    log_probs = above.new_full(seen.shape, -math.inf)
+    log_probs[rows, columns] = moved - _log_sum_exp(moved, rows, len(seen))[rows]
+    return log_probs
 
 
 def m3id_alpha(seen: Tensor, step: int, *, decay: float, confidence: float) -> Tensor:
@@ -109,14 +120,27 @@ def _upcast(scores: Tensor) -> Tensor:
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
-def _below_top(scores: Tensor, name: str) -> Tensor:
-    """Scores upcast, and shifted so that each row's maximum is 0; the shift cancels in the normalised result."""
-    scores = _upcast(scores)
-    top = scores.amax(dim=-1, keepdim=True)
+def _top(scores: Tensor, name: str) -> Tensor:
+    """(rows, 1) maxima, upcast; an error where one is not finite, as it is if any score of its row is NaN or +inf."""
+    top = _upcast(scores.amax(dim=-1, keepdim=True))
     if not bool(torch.isfinite(top).all()):
         rows = (~torch.isfinite(top[:, 0])).nonzero()[:, 0].tolist()
         raise UserError(
             f"contrast: `{name}` has rows ({', '.join(map(str, rows[:8]))}) whose largest score is NaN or infinite; "
             "wanted at least one finite score and no NaN. Did a float16 model overflow? bfloat16 or float32 avoids it."
         )
-    return scores - top
+    return top
+
+
+def _below_top(scores: Tensor, name: str) -> Tensor:
+    """Scores upcast, and shifted so that each row's maximum is 0; the shift cancels in a normalised result."""
+    return _upcast(scores) - _top(scores, name)
+
+
+def _log_sum_exp(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(count,) log Σ exp of the `values` of each row; `rows` ascends and has every row."""
+    lengths = torch.bincount(rows, minlength=count)
+    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+    table = values.new_full((count, int(lengths.max())), -math.inf)
+    table[rows, place] = values
+    return torch.logsumexp(table, dim=-1)
