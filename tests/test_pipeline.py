@@ -287,7 +287,7 @@ def test_settings_out_of_range_are_errors_at_once(llava, options, complaint):
 
 def test_a_model_without_image_tokens_is_an_error_that_says_what_was_wanted():
     text = LlamaForCausalLM(LlamaConfig(**TEXT_ONLY))
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no `image_token_id`.*wanted a vision-language model"):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM is of the family 'llama'; wanted a LLaVA-type model"):
         LlavaPipeline(text, tiny_processor())
 
 
@@ -380,3 +380,30 @@ def test_weights_that_are_missing_from_the_file_are_a_users_error_and_not_random
 def test_loading_with_settings_that_nobody_knows_is_a_users_error(saved, options, complaint):
     with pytest.raises(UserError, match=complaint):
         load(str(saved), **options)
+
+
+@pytest.mark.parametrize("mode", ["diagonal", "identity"])
+def test_priors_come_from_every_meaningless_input(llava, mode):
+    """Against a forward pass of its own on degraded pixels, and the formula by hand."""
+    model, processor = llava
+    pipeline = LlavaPipeline(model, processor)
+    image = Image.new("RGB", (16, 16), "red")
+    references = ("none", "unk", "both", "noise", "zero", "one", "mask")
+    answer = pipeline(image, "is it red ?", labels=("yes", "no"), priors=references, mode=mode)
+    assert set(answer.blind_probabilities) == set(answer.debiased) == set(references)
+    inputs = dict(pipeline.inputs([image], ["is it red ?"]))
+    ids = processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
+    for name, fill in (("zero", 0.0), ("one", 1.0)):
+        degraded = {**inputs, "pixel_values": torch.full_like(inputs["pixel_values"], fill)}
+        with torch.no_grad():
+            prior = model(**degraded).logits[0, -1].softmax(-1)[ids]
+        assert list(answer.blind_probabilities[name].values()) == pytest.approx(prior.tolist())
+        share = (prior / prior.sum() + 1e-4).tolist()
+        seen = list(answer.probabilities.values())
+        seen = [value / sum(seen) for value in seen]
+        if mode == "identity":
+            wanted = [p - q for p, q in zip(seen, share, strict=True)]
+        else:
+            ratios = [p / q for p, q in zip(seen, share, strict=True)]
+            wanted = [ratio / sum(ratios) for ratio in ratios]
+        assert list(answer.debiased[name].values()) == pytest.approx(wanted)

@@ -339,7 +339,7 @@ def test_a_prompt_without_an_image_is_an_error(llava):
 def test_a_model_that_is_no_vision_language_model_is_an_error(llava):
     model, processor = llava
     text_only = copy.copy(model.model.language_model)
-    with pytest.raises(ValueError, match="no `image_token_id`"):
+    with pytest.raises(ValueError, match="of the family 'llama'; wanted a LLaVA-type model"):
         VDDLogitsProcessor(text_only, processor)
 
 

@@ -14,7 +14,7 @@ from vdd.config import DebiasConfig
 from vdd.families import Family, family_of
 from vdd.reference import BlindPrompt, blind_prompts, noise, without_image
 
-FAMILY = Family(frozenset({IMAGE_ID}), ("pixel_values",), 35)
+FAMILY = Family(frozenset({IMAGE_ID}), ("pixel_values",), pad_id=0, bos_id=1)
 NEWLINE = 7
 QUESTIONS = [
     "what color is the dog in the image ?",
@@ -55,6 +55,30 @@ def test_none_is_the_chat_template_rendered_without_the_image(llava, counts, giv
     assert real_rows(prompt) == [row[0].ids for row in seconds(processor, QUESTIONS, "none")]
     assert prompt.attention_mask.sum(-1).tolist() == [len(row) for row in real_rows(prompt)]
     assert not prompt.pixels
+
+
+@pytest.mark.parametrize(
+    ("prompt", "blind"),
+    [
+        ("<s> USER: <image> what color is it ? ASSISTANT:", "<s> USER: what color is it ? ASSISTANT:"),
+        ("<s> USER: what color is it ? <image> ASSISTANT:", "<s> USER: what color is it ? ASSISTANT:"),
+        ("<s> USER: what color <image> \n is it ? ASSISTANT:", "<s> USER: what color is it ? ASSISTANT:"),
+        ("<s> USER: is it <image> or <image> \n ? ASSISTANT:", "<s> USER: is it or ? ASSISTANT:"),
+    ],
+    ids=["no newline", "at the end", "in the middle", "two"],
+)
+def test_none_takes_out_images_that_stand_where_the_template_does_not_put_them(llava, prompt, blind):
+    tokenizer = llava[1].tokenizer
+    ids = tokenizer(prompt.replace("<image>", "<image> " * 4), add_special_tokens=False)["input_ids"]
+    assert ids.count(IMAGE_ID) in (4, 8)
+    assert without_image(ids, FAMILY, llava[1]) == tokenizer(blind, add_special_tokens=False)["input_ids"]
+
+
+def test_padding_is_recognised_without_a_processor(llava):
+    inputs = encode(llava[1], QUESTIONS)
+    (prompt,) = blind_prompts(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY)
+    (wanted,) = blind_prompts(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY, inputs=inputs)
+    assert prompt.keys == wanted.keys
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 1, 3, 1]], ids=str)

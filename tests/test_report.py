@@ -6,12 +6,13 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from vdd._check import UserError
 from vdd.config import DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.records import Answer, Question
-from vdd.report import COLUMNS, evaluate, markdown, table
+from vdd.report import COLUMNS, _sureness, evaluate, markdown, table
 
 metrics = pytest.importorskip("sklearn.metrics", reason="AUROC is checked against scikit-learn's")
 
@@ -293,3 +294,11 @@ def test_sampling_settings_come_back_as_they_were_stored(tmp_path):
     legs = [Leg("greedy", None, SamplingConfig(max_new_tokens=3)), *LEGS[1:]]
     results = evaluate(write_run(tmp_path / "run", legs=legs), names=NAMES)
     assert [result.leg for result in results] == legs
+
+
+def test_calibration_error_is_of_the_probability_that_the_given_answer_had():
+    """A sampled answer is often not the likeliest label: said "no" at 0.1 and right, the gap is 0.9."""
+    asked = [Question(1, "a.png", "Is there a fox?", "no")]
+    given = [Answer(1, "Is there a fox?", "a.png", "no", probabilities={"yes": 0.45, "no": 0.05}, margin=2.2)]
+    assert _sureness(asked, given, ["no"], np.array([True]))["ece"] == pytest.approx(0.9)
+    assert np.isnan(_sureness(asked, given, ["other"], np.array([False]))["ece"])

@@ -228,3 +228,5 @@ def test_a_short_training_runs_resumes_and_loads(tmp_path: Path) -> None:
     assert again["dev"] == log["dev"]
     load(weights=tmp_path)
     load_clip(weights=tmp_path)
+    with pytest.raises(ValueError, match="of another seed or plan"):
+        train(tmp_path, steps="short", seed=7)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vdd._version import __version__
 
 if TYPE_CHECKING:
+    from vdd import toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.loading import load
@@ -38,10 +39,13 @@ __all__ = [
     "VDDLogitsProcessor",
     "__version__",
     "load",
+    "toy",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "toy":
+        return import_module("vdd.toy")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'vdd' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -22,6 +22,9 @@ IMAGE = "image"
 PRIORS = ("none", "unk", "both")
 """References whose answer distribution post-hoc debiasing divides out."""
 
+CALIBRATION_NOISE_STEP = 999
+"""Diffusion step of the reference "noise" where it gives a prior; decoding uses 500 (arXiv:2403.05262, 2311.16922)."""
+
 TEXT_REFERENCES = ("none", "unk", "both", "mask")
 """References that need no pixels: the prompt's token ids are enough."""
 
@@ -47,7 +50,7 @@ class DebiasConfig:
             divergence).
         decay: M3ID's λ per token, ≥ 0.
         confidence: M3ID's gate: nothing is subtracted where the top probability reaches this, in (0, 1].
-        unk_per: one `<unk>` per "image", or per "patch".
+        unk_per: one `<unk>` per "image" (per unbroken run of image tokens), or per "patch".
         derive: how the image leaves the prompt for "none": "template" re-renders the chat template without it,
             "ids" removes the image's own tokens and leaves what the template put around them.
         noise_step: diffusion step of "noise", 0 … 999.

@@ -18,31 +18,44 @@ class Family:
     Attributes:
         image_ids: token ids that stand for image features.
         pixel_inputs: names of the forward arguments that carry pixels; they go with references that keep the image.
-        vocabulary: number of tokens the language model scores.
+        pad_id: token that pads a batch, where no tokenizer says so.
+        bos_id: token that begins a text, where no tokenizer says so.
     """
 
     image_ids: frozenset[int]
     pixel_inputs: tuple[str, ...]
-    vocabulary: int
+    pad_id: int | None = None
+    bos_id: int | None = None
+
+
+SUPPORTED = ("llava", "vipllava")
+"""`config.model_type` of the families that the image-free branch is tested on or that differ in name alone."""
 
 
 def family_of(model: Any) -> Family:
     """The facts of `model`, read from its configuration.
 
     Raises:
-        ValueError: for a model without image tokens.
+        ValueError: for a family that is not SUPPORTED: its image-free input may need more than leaving tokens out.
     """
     config = model.config
+    kind = getattr(config, "model_type", None)
     image_id = getattr(config, "image_token_id", None)
     if image_id is None:
         image_id = getattr(config, "image_token_index", None)
-    if image_id is None:
+    if kind not in SUPPORTED or image_id is None:
         raise UserError(
-            f"vdd: {type(model).__name__} has no `image_token_id` in its configuration; wanted a vision-language model "
-            "such as LlavaForConditionalGeneration."
+            f"vdd: {type(model).__name__} is of the family {kind!r}; wanted a LLaVA-type model "
+            f"({', '.join(SUPPORTED)}), whose image-free input is known to be right."
         )
-    text = config.get_text_config()
-    return Family(frozenset({int(image_id)}), ("pixel_values",), int(text.vocab_size))
+    generation, text = getattr(model, "generation_config", None), config.get_text_config()
+    pad = getattr(generation, "pad_token_id", None)
+    return Family(
+        image_ids=frozenset({int(image_id)}),
+        pixel_inputs=("pixel_values",),
+        pad_id=getattr(text, "pad_token_id", None) if pad is None else pad,
+        bos_id=getattr(text, "bos_token_id", None),
+    )
 
 
 def tokenizer_of(processor: Any) -> Any:

@@ -43,11 +43,11 @@ def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize:
         processor = AutoProcessor.from_pretrained(name)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **options)
         model, info = loaded
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"load: {name!r} could not be loaded ({first}); wanted a folder with a vision-language model in "
-            'transformers\' format, its name on the Hub, or "toy" for the embedded one.'
+            "transformers' format, or its name on the Hub (the embedded one is `vdd.toy.load()`)."
         ) from error
     if info["missing_keys"]:
         lacking = sorted(info["missing_keys"])
@@ -62,9 +62,14 @@ def check_device(device: str | None) -> str | None:
     """`device` if torch knows such a device, or it is "auto" or None."""
     if device not in (None, "auto"):
         try:
-            torch.device(device)
+            kind = torch.device(device).type
         except RuntimeError as error:
             raise UserError(f'load: device is {device!r}; wanted "cpu", "cuda", "cuda:1", "mps" or "auto".') from error
+        missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+        if missing.get(kind, False):
+            raise UserError(
+                f"load: device is {device!r}, and torch finds none here; wanted cpu, or torch's {kind} build."
+            )
     return device
 
 

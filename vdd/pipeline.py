@@ -11,7 +11,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,15 @@ from torch import Tensor
 from vdd._check import UserError, choice
 from vdd.branch import BlindBranch
 from vdd.calibrate import AffineCalibration, Labels, TokenIds, average_prior
-from vdd.config import IMAGE, DebiasConfig, SamplingConfig, override
+from vdd.config import (
+    CALIBRATION_NOISE_STEP,
+    IMAGE,
+    PRIORS,
+    REFERENCES,
+    DebiasConfig,
+    SamplingConfig,
+    override,
+)
 from vdd.contrast import contrast
 from vdd.families import family_of, tokenizer_of
 from vdd.images import load_image, to_rgb
@@ -67,7 +75,7 @@ class LlavaPipeline:
         self.processor = processor
         self.debias = override(PRESETS[preset], options)
         self.family = family_of(model)
-        self._branches = {reference: BlindBranch(model) for reference in ("none", "unk")}
+        self._branches: dict[str, BlindBranch] = {}
 
     def __call__(
         self,
@@ -75,6 +83,9 @@ class LlavaPipeline:
         question: str,
         *,
         labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        priors: Sequence[str] = PRIORS,
+        mode: str = "diagonal",
+        best_form: bool = False,
         debias: bool = True,
         sampling: SamplingConfig | None = None,
         seed: int = 0,
@@ -86,6 +97,10 @@ class LlavaPipeline:
             question: without image placeholders.
             labels: the possible answers ("yes", "no"); their probabilities come with the answer, raw, without the
                 image, and debiased.
+            priors: the meaningless inputs that post-hoc debiasing takes p' from: "none", "unk", "both", "noise",
+                "zero", "one", "mask".
+            mode: "diagonal" or "identity"; see `AffineCalibration`.
+            best_form: a label's most probable surface form instead of the sum over its forms.
             debias: False for the model's plain answer.
             sampling: greedy, at most 32 tokens, by default.
             seed: of sampling.
@@ -95,7 +110,7 @@ class LlavaPipeline:
         text = self.generate(inputs, debias=debiasing, sampling=sampling or SamplingConfig(), seed=seed)[0]
         name = str(image) if isinstance(image, (str, Path)) else ""
         answer = Answer(0, question, name, text)
-        return answer if labels is None else self._with_labels(answer, inputs, labels)
+        return answer if labels is None else self._with_labels(answer, inputs, labels, priors, mode, best_form)
 
     def inputs(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
         """What `generate` takes, on the model's device: one image and one question a row, left-padded.
@@ -186,7 +201,7 @@ class LlavaPipeline:
 
         Args:
             inputs: from `inputs`.
-            conditions: "image", "none", "unk"; which input the distribution is given.
+            conditions: which input the distribution is given: "image", or a reference other than "both".
             tokens: what follows the prompt already, the same for every row.
             prefill: from `prefill`, where it is at hand.
 
@@ -200,10 +215,11 @@ class LlavaPipeline:
             if condition == IMAGE:
                 rows[condition] = self._seen_logits(inputs, follow, prefill)
                 continue
-            choice("distributions", "condition", condition, (IMAGE, *self._branches))
-            config = DebiasConfig(reference=condition)
+            choice("distributions", "condition", condition, (IMAGE, *(name for name in REFERENCES if name != "both")))
+            config = DebiasConfig(reference=condition, noise_step=CALIBRATION_NOISE_STEP)
             (prompt,) = blind_prompts(ids, config, self.family, processor=self.processor, inputs=inputs)
-            rows[condition] = self._branches[condition].logits(prompt, follow)
+            branch = self._branches.setdefault(condition, BlindBranch(self.model))
+            rows[condition] = branch.logits(prompt, follow)
         return {
             name: torch.log_softmax(row if row.dtype == torch.float64 else row.float(), dim=-1)
             for name, row in rows.items()
@@ -233,7 +249,8 @@ class LlavaPipeline:
         Args:
             inputs: from `inputs`.
             labels: from `labels`.
-            rows: first-token distributions by condition, where they are known already; all three by default.
+            rows: first-token distributions by condition, where they are known already; those of the image, "none"
+                and "unk" by default.
             prefill: from `prefill`, where it is at hand.
             best_form: the most probable surface form instead of the sum.
 
@@ -241,7 +258,7 @@ class LlavaPipeline:
             condition → (batch, labels).
         """
         prefill = prefill or self.prefill(inputs)
-        rows = rows if rows is not None else self.distributions(inputs, (IMAGE, *self._branches), prefill=prefill)
+        rows = rows if rows is not None else self.distributions(inputs, (IMAGE, "none", "unk"), prefill=prefill)
         return {
             name: labels.probabilities(row, best_form=best_form, rest=partial(self._rest, inputs, prefill, name))
             for name, row in rows.items()
@@ -290,20 +307,30 @@ class LlavaPipeline:
         return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
 
     def _with_labels(
-        self, answer: Answer, inputs: Mapping[str, Tensor], words: Sequence[str] | Mapping[str, Sequence[str]]
+        self,
+        answer: Answer,
+        inputs: Mapping[str, Tensor],
+        words: Sequence[str] | Mapping[str, Sequence[str]],
+        references: Sequence[str],
+        mode: str,
+        best_form: bool,
     ) -> Answer:
         labels = self.labels(words)
-        found = self.label_probabilities(inputs, labels)
-        priors = {"none": found["none"], "unk": found["unk"], "both": average_prior(found["none"], found["unk"])}
-        debiased = {name: AffineCalibration.from_prior(prior)(found[IMAGE]) for name, prior in priors.items()}
-        return Answer(
-            answer.question_id,
-            answer.question,
-            answer.image,
-            answer.text,
+        parts = {part for name in references for part in (("none", "unk") if name == "both" else (name,))}
+        prefill = self.prefill(inputs)
+        rows = self.distributions(inputs, (IMAGE, *sorted(parts)), prefill=prefill)
+        found = self.label_probabilities(inputs, labels, rows=rows, prefill=prefill, best_form=best_form)
+        priors = {
+            name: average_prior(found["none"], found["unk"]) if name == "both" else found[name] for name in references
+        }
+        calibrated = {
+            name: AffineCalibration.from_prior(prior, mode=mode)(found[IMAGE]) for name, prior in priors.items()
+        }
+        return replace(
+            answer,
             probabilities=named(labels, found[IMAGE])[0],
             blind_probabilities={name: named(labels, prior)[0] for name, prior in priors.items()},
-            debiased={name: named(labels, scores)[0] for name, scores in debiased.items()},
+            debiased={name: named(labels, scores)[0] for name, scores in calibrated.items()},
         )
 
     def _rest(self, inputs: Mapping[str, Tensor], prefill: Prefill, condition: str, form: TokenIds) -> Tensor:

@@ -138,7 +138,8 @@ class VDDLogitsProcessor(LogitsProcessor):
         prompt = self._find_prompt(input_ids)
         tokens = input_ids[:, prompt.ids.shape[1] :]
         parts = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
-        blind = parts[0] if len(parts) == 1 else torch.stack([part.double() for part in parts]).mean(dim=0)
+        at_least = torch.promote_types(parts[0].dtype, torch.float32)
+        blind = parts[0] if len(parts) == 1 else parts[0] + (parts[1].to(at_least) - parts[0]) / 2
         blind = blind.to(scores.device)
         if blind.shape[-1] != scores.shape[-1]:
             raise UserError(

@@ -96,7 +96,7 @@ def blind_prompts(
     Raises:
         ValueError: where a prompt has no image token, or something the reference needs is missing.
     """
-    rows = _unpadded(input_ids, processor, inputs)
+    rows = _unpadded(input_ids, family, processor, inputs)
     for number, row in enumerate(rows):
         if not family.image_ids.intersection(row):
             raise UserError(
@@ -119,17 +119,10 @@ def without_image(row: Row, family: Family, processor: Any = None) -> Row:
 
     The text that the template puts around an image is found by rendering a message with and without one. It is cut from
     the prompt's text, which is tokenised anew. Where a tokenizer does not give back the same ids from its own text, the
-    image's tokens and the residue's are cut out instead; without a template, the image's alone.
+    image's tokens and the residue's are cut out instead; without a template, the image's alone. Where the prompt has an
+    image without the template's text around it, the image alone goes.
     """
-    around = _template_residue(processor) if hasattr(processor, "apply_chat_template") else None
-    if around is None:
-        return [token for token in row if token not in family.image_ids]
-    tokenizer = tokenizer_of(processor)
-    text = tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    if tokenizer(text, add_special_tokens=False)["input_ids"] == row:
-        cut = _image_pattern(around, family, tokenizer).sub("", text)
-        return list(tokenizer(cut, add_special_tokens=False)["input_ids"])
-    return _cut_tokens(row, around[2], family, tokenizer)
+    return _Cutter(family, processor).cut(row)
 
 
 def noise(pixels: Tensor, step: int, *, seed: int) -> Tensor:
@@ -149,7 +142,7 @@ def noise(pixels: Tensor, step: int, *, seed: int) -> Tensor:
     betas = torch.sigmoid(torch.linspace(-6, 6, 1000, dtype=torch.float64)) * (0.5e-2 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, dim=0)[step]
     drawn = torch.randn(pixels.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (kept.sqrt() * pixels.cpu().double() + (1 - kept).sqrt() * drawn).to(pixels)
+    return (kept.sqrt() * pixels.cpu().double() + (1 - kept).sqrt() * drawn).to(pixels.dtype).to(pixels.device)
 
 
 def _text_prompts(
@@ -157,8 +150,8 @@ def _text_prompts(
 ) -> tuple[BlindPrompt, ...]:
     prompts = []
     if config.reference in ("none", "both"):
-        template = processor if config.derive == "template" else None
-        prompts.append(_padded([without_image(row, family, template) for row in rows], device))
+        cutter = _Cutter(family, processor if config.derive == "template" else None)
+        prompts.append(_padded([cutter.cut(row) for row in rows], device))
     if config.reference in ("unk", "both"):
         unk = _unk_id(processor)
         per_patch = config.unk_per == "patch"
@@ -193,7 +186,7 @@ def _padded(
     )
 
 
-def _unpadded(input_ids: Tensor, processor: Any, inputs: Mapping[str, Tensor] | None) -> list[Row]:
+def _unpadded(input_ids: Tensor, family: Family, processor: Any, inputs: Mapping[str, Tensor] | None) -> list[Row]:
     rows: list[Row] = input_ids.tolist()
     repeats = _repeats(input_ids, inputs)
     if inputs is not None and "attention_mask" in inputs and repeats:
@@ -201,7 +194,7 @@ def _unpadded(input_ids: Tensor, processor: Any, inputs: Mapping[str, Tensor] | 
         pairs = zip(rows, masks, strict=True)
         return [[token for token, real in zip(row, mask, strict=True) if real] for row, mask in pairs]
     tokenizer = tokenizer_of(processor)
-    pad, bos = getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "bos_token_id", None)
+    pad, bos = getattr(tokenizer, "pad_token_id", family.pad_id), getattr(tokenizer, "bos_token_id", family.bos_id)
     return [_strip_leading(row, pad, keep=int(pad == bos)) for row in rows]
 
 
@@ -245,9 +238,28 @@ def _unk_id(processor: Any) -> int:
     return int(unk)
 
 
-def _template_residue(processor: Any) -> tuple[str, str, str] | None:
-    """(before, placeholder, after): what the chat template writes for an image, found by leaving the image out."""
-    if not getattr(processor, "chat_template", None):
+class _Cutter:
+    """Takes images out of prompts; what the template and the tokenizer say is looked up once."""
+
+    def __init__(self, family: Family, processor: Any) -> None:
+        self.family = family
+        self.tokenizer = tokenizer_of(processor)
+        self.around = _template_residue(processor)
+        self.pattern = None if self.around is None else _image_pattern(self.around, family, self.tokenizer)
+
+    def cut(self, row: Row) -> Row:
+        if self.around is not None and self.pattern is not None:
+            text = self.tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if self.tokenizer(text, add_special_tokens=False)["input_ids"] == row:
+                row = list(self.tokenizer(self.pattern.sub("", text), add_special_tokens=False)["input_ids"])
+            else:
+                row = _cut_tokens(row, self.around[1], self.family, self.tokenizer)
+        return [token for token in row if token not in self.family.image_ids]
+
+
+def _template_residue(processor: Any) -> tuple[str, str] | None:
+    """(before, after): what the chat template writes around an image's placeholder, found by leaving the image out."""
+    if not getattr(processor, "chat_template", None) or not hasattr(processor, "apply_chat_template"):
         return None
     text = {"type": "text", "text": "\u2042"}
     seen, blind = (
@@ -260,15 +272,15 @@ def _template_residue(processor: Any) -> tuple[str, str, str] | None:
     if placeholder not in added or seen[:start] + seen[start + len(added) :] != blind:
         return None
     before, _, after = added.partition(placeholder)
-    return before, placeholder, after
+    return before, after
 
 
-def _image_pattern(around: tuple[str, str, str], family: Family, tokenizer: Any) -> re.Pattern[str]:
-    """One image and its residue in decoded text; tokenizers differ in the spaces that they write between tokens."""
-    before, _, after = around
+def _image_pattern(around: tuple[str, str], family: Family, tokenizer: Any) -> re.Pattern[str]:
+    """One image, with its residue where that is there; tokenizers differ in the spaces they write between tokens."""
+    before, after = around
     token = "(?:" + "|".join(re.escape(tokenizer.decode([token])) for token in sorted(family.image_ids)) + ")"
-    head = re.escape(before.rstrip(" ")) + " *" if before.strip(" ") else ""
-    tail = (" *" if after.strip(" ") else "") + re.escape(after)
+    head = "(?:" + re.escape(before.rstrip(" ")) + " *)?" if before.strip(" ") else ""
+    tail = "(?:" + (" *" if after.strip(" ") else "") + re.escape(after) + ")?" if after else ""
     return re.compile(f"{head}(?:{token} *)*{token}{tail}")
 
 

@@ -107,7 +107,7 @@ def _result(
     )
     said = predictions(questions, texts, parser=parser)
     right = np.array([p == q.label for p, q in zip(said, questions, strict=True)])
-    score = Score({**score.values, **_sureness(questions, answers, right)}, score.signature, score.intervals)
+    score = Score({**score.values, **_sureness(questions, answers, said, right)}, score.signature, score.intervals)
     if baseline is None:
         return LegResult(leg, score, None, None, {}, *cost)
     before = predictions(questions, _texts(baseline), parser=parser)
@@ -121,22 +121,30 @@ def _result(
     return LegResult(leg, score, gain, mcnemar(was_right, right), changed, *cost)
 
 
-def _sureness(questions: Sequence[Question], answers: Sequence[Answer], right: Any) -> dict[str, float]:
-    """AUROC of the margin and expected calibration error of the label probabilities, over the answered questions."""
-    kept = [i for i, answer in enumerate(answers) if answer.margin is not None and answer.probabilities]
-    if not kept:
-        return {"auroc": float("nan"), "ece": float("nan")}
-    confidence = []
-    for i in kept:
-        answer = answers[i]
-        shares = next(iter(answer.debiased.values())) if answer.debiased else answer.probabilities or {}
-        confidence.append(max(shares.values()) / (sum(shares.values()) or 1.0))
-    margins = [float(answers[i].margin or 0.0) for i in kept]
-    positive = [questions[i].label == "yes" for i in kept]
-    return {
-        "auroc": auroc(margins, positive),
-        "ece": expected_calibration_error(confidence, right[kept]),
-    }
+def _sureness(
+    questions: Sequence[Question], answers: Sequence[Answer], said: Sequence[str | None], right: Any
+) -> dict[str, float]:
+    """AUROC of the margin, and expected calibration error of the probability that the given answer had.
+
+    Over the questions with a margin; of these, for the calibration error, the ones answered with a label.
+    """
+    ranked = [i for i, answer in enumerate(answers) if answer.margin is not None]
+    shares = [_shares(answer) for answer in answers]
+    sure = [i for i in ranked if said[i] in shares[i]]
+    values = {"auroc": float("nan"), "ece": float("nan")}
+    if ranked:
+        margins = [float(answers[i].margin or 0.0) for i in ranked]
+        values["auroc"] = auroc(margins, [questions[i].label == "yes" for i in ranked])
+    if sure:
+        values["ece"] = expected_calibration_error([shares[i][said[i] or ""] for i in sure], right[sure])
+    return values
+
+
+def _shares(answer: Answer) -> dict[str, float]:
+    """The labels' probabilities, renormalised; empty where none is known."""
+    found = next(iter(answer.debiased.values())) if answer.debiased else answer.probabilities or {}
+    total = sum(found.values())
+    return {label: value / total for label, value in found.items()} if total > 0 else {}
 
 
 def _texts(answers: Sequence[Answer]) -> list[str | None]:

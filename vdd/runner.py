@@ -144,6 +144,11 @@ def _answer(
 ) -> None:
     total = sum(map(len, batches))
     if (out / "timings.jsonl").exists():
+        lost = [leg.name for leg in job.legs if not (out / "answers" / f"{leg.name}.jsonl").exists()]
+        if lost:
+            raise UserError(
+                f"{out}: the run was whole, but its answers of {', '.join(lost)} are gone; wanted a new folder."
+            )
         if progress:
             progress(total, total)
         return
@@ -270,7 +275,7 @@ def _margins(
         scores = labels.probabilities(uncut)
         if leg.post_hoc is not None:
             scores = AffineCalibration.from_prior(priors[leg.post_hoc])(scores)
-    odds = scores.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+    odds = scores.cpu().double().clamp(min=torch.finfo(torch.float64).tiny).log()
     return (odds[:, 0] - odds[:, 1]).tolist()
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
+from vdd._check import UserError
 from vdd.toy.batches import Diet, Packer
 from vdd.toy.measure import measure
 from vdd.toy.model import IMAGE, PATCH, WIDTH, build_clip, build_llava, build_processor, build_tokenizer, load, save
@@ -98,7 +99,9 @@ def train(out: Path, *, seed: int = 0, steps: Steps = "full", progress: Progress
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # initial weights; everything later draws from generators of its own
         clip, heads, llava = build_clip(), PatchHeads(), build_llava().eval()
-    run = _Run(out / "checkpoints", report, log["losses"], log["minutes"])
+    recipe = json.dumps([seed, log["plan"]])
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    run = _Run(out / "checkpoints", report, log["losses"], log["minutes"], recipe)
     run.phase("tower", nn.ModuleList([clip, heads]), lambda: tower_phase(clip, heads, plan["tower"], seed, run))
     copy_tower(clip, llava)
     processor, images = build_processor(), None if steps == "full" else 20
@@ -133,12 +136,15 @@ class _Run:
     report: Progress
     losses: dict[str, list[dict[str, float]]]
     minutes: dict[str, float]
+    recipe: str
 
     def phase(self, name: str, module: nn.Module, work: Callable[[], None]) -> None:
         """Do a phase, or load it if a checkpoint says that it was done."""
         path = self.checkpoints / f"{name}.pt"
         if path.exists():
             stored = torch.load(path, weights_only=True)
+            if stored["recipe"] != self.recipe:
+                raise UserError(f"{path}: is of another seed or plan; wanted a new folder, or the same settings.")
             module.load_state_dict(stored["state"])
             self.losses[name], self.minutes[name] = stored["losses"], stored["minutes"]
             return
@@ -146,8 +152,10 @@ class _Run:
         self.losses[name] = []
         work()
         self.minutes[name] = round((time.monotonic() - started) / 60, 1)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        torch.save({"state": module.state_dict(), "losses": self.losses[name], "minutes": self.minutes[name]}, path)
+        kept = {"losses": self.losses[name], "minutes": self.minutes[name], "recipe": self.recipe}
+        draft = path.with_suffix(".tmp")
+        torch.save({"state": module.state_dict(), **kept}, draft)
+        draft.replace(path)
 
     def note(self, phase: str, step: int, total: int, **figures: Tensor) -> None:
         """Keep and report figures every `LOG_EVERY` steps."""
