@@ -40,8 +40,15 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.forwards + other.forwards)
 
 
+def refuse_foreign(out: Path) -> None:
+    """Raise UserError where `out` holds something that is no run: to be known before a model is loaded."""
+    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.")
+
+
 def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]) -> None:
     """Make `out` this run's folder, or see that it is. run.json comes first: it says whose folder this is."""
+    refuse_foreign(out)
     record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

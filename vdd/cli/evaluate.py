@@ -51,6 +51,9 @@ def pope(
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; wanted the folder of the images.")
     debias = DebiasConfig(alpha=alpha, beta=beta)
+    from vdd.run_folder import refuse_foreign
+
+    refuse_foreign(out)
     from vdd.cli.models import open_pipeline
     from vdd.cli.show import progress, say, show_table
     from vdd.report import COLUMNS, evaluate, markdown, table
