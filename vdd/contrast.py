@@ -55,7 +55,7 @@ def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float)
 
     # Few tokens are kept: find them in one pass over the vocabulary, then work on those alone.
     rows, columns = (seen >= seen_top + (log_beta - NEARLY)).nonzero(as_tuple=True)
-    above = _upcast(seen[rows, columns]) - seen_top[rows, 0]
+    above = upcast(seen[rows, columns]) - seen_top[rows, 0]
     kept = above >= log_beta
     rows, columns, above = rows[kept], columns[kept], above[kept]
     below = (blind.to(seen.device)[rows, columns].to(above) - blind_top[rows, 0].to(above)).clamp(min=-FLOOR)
@@ -82,7 +82,7 @@ def m3id_alpha(seen: Tensor, step: int, *, decay: float, confidence: float) -> T
 
     Source: arXiv:2403.14003.
     """
-    scores = _upcast(seen)
+    scores = upcast(seen)
     unsure = torch.log_softmax(scores, dim=-1).amax(dim=-1, keepdim=True) < math.log(confidence)
     return unsure.to(scores) * math.expm1(min(decay * step, MAX_EXPONENT))
 
@@ -116,13 +116,14 @@ def _check_pair(seen: Tensor, blind: Tensor) -> None:
         )
 
 
-def _upcast(scores: Tensor) -> Tensor:
+def upcast(scores: Tensor) -> Tensor:
+    """`scores` in float32 at least: float64 stays."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def _top(scores: Tensor, name: str) -> Tensor:
     """(rows, 1) maxima, upcast; an error where one is not finite, as it is if any score of its row is NaN or +inf."""
-    top = _upcast(scores.amax(dim=-1, keepdim=True))
+    top = upcast(scores.amax(dim=-1, keepdim=True))
     if not bool(torch.isfinite(top).all()):
         rows = (~torch.isfinite(top[:, 0])).nonzero()[:, 0].tolist()
         raise UserError(
@@ -134,7 +135,7 @@ def _top(scores: Tensor, name: str) -> Tensor:
 
 def _below_top(scores: Tensor, name: str) -> Tensor:
     """Scores upcast, and shifted so that each row's maximum is 0; the shift cancels in a normalised result."""
-    return _upcast(scores) - _top(scores, name)
+    return upcast(scores) - _top(scores, name)
 
 
 def _log_sum_exp(values: Tensor, rows: Tensor, count: int) -> Tensor:

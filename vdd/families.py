@@ -58,6 +58,11 @@ def family_of(model: Any) -> Family:
     )
 
 
+def placeholder_of(processor: Any) -> str:
+    """What stands for an image in a prompt's text."""
+    return getattr(processor, "image_token", None) or "<image>"
+
+
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a multimodal processor; a tokenizer is returned as it is."""
     return getattr(processor, "tokenizer", processor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,9 @@ from torch import Tensor
 from vdd._check import UserError, choice
 from vdd.branch import BlindBranch
 from vdd.calibrate import AffineCalibration, Labels, TokenIds, average_prior
-from vdd.config import (
-    CALIBRATION_NOISE_STEP,
-    IMAGE,
-    PRIORS,
-    REFERENCES,
-    DebiasConfig,
-    SamplingConfig,
-    override,
-)
-from vdd.contrast import contrast
-from vdd.families import family_of, tokenizer_of
+from vdd.config import CALIBRATION_NOISE_STEP, IMAGE, PRIORS, REFERENCES, DebiasConfig, SamplingConfig, override
+from vdd.contrast import contrast, upcast
+from vdd.families import family_of, placeholder_of, tokenizer_of
 from vdd.images import load_image, to_rgb
 from vdd.processor import PRESETS, VDDLogitsProcessor
 from vdd.records import Answer
@@ -107,10 +99,15 @@ class LlavaPipeline:
         """
         inputs = self.inputs([_picture(image)], [question])
         debiasing = self.debias if debias else None
-        text = self.generate(inputs, debias=debiasing, sampling=sampling or SamplingConfig(), seed=seed)[0]
+        prefill = None if labels is None else self.prefill(inputs)
+        text = self.generate(
+            inputs, debias=debiasing, sampling=sampling or SamplingConfig(), seed=seed, prefill=prefill
+        )[0]
         name = str(image) if isinstance(image, (str, Path)) else ""
         answer = Answer(0, question, name, text)
-        return answer if labels is None else self._with_labels(answer, inputs, labels, priors, mode, best_form)
+        if labels is None or prefill is None:
+            return answer
+        return self._with_labels(answer, inputs, prefill, self.labels(labels), priors, mode, best_form)
 
     def inputs(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
         """What `generate` takes, on the model's device: one image and one question a row, left-padded.
@@ -129,7 +126,7 @@ class LlavaPipeline:
             padding_side="left",
             add_special_tokens=not (bos and prompts[0].startswith(bos)),
         )
-        batch = batch.to(self._device())
+        batch = batch.to(self.device)
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         return batch
 
@@ -139,13 +136,17 @@ class LlavaPipeline:
         Raises:
             ValueError: where the question holds a placeholder of its own.
         """
-        placeholder = getattr(self.processor, "image_token", None) or "<image>"
-        if placeholder in question:
-            raise UserError(f"vdd: the question holds {placeholder!r}; wanted text alone, the image has its own place.")
+        self.check_question(question)
         if not getattr(self.processor, "chat_template", None):
             return PLAIN_TEMPLATE.format(question=question)
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         return str(self.processor.apply_chat_template(chat, add_generation_prompt=True))
+
+    def check_question(self, question: str) -> None:
+        """Raise UserError where the question holds an image's placeholder."""
+        placeholder = placeholder_of(self.processor)
+        if placeholder in question:
+            raise UserError(f"vdd: the question holds {placeholder!r}; wanted text alone, the image has its own place.")
 
     @torch.no_grad()
     def prefill(self, inputs: Mapping[str, Tensor]) -> Prefill:
@@ -183,7 +184,7 @@ class LlavaPipeline:
                 cache.batch_repeat_interleave(sampling.num_beams)
             given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
             given["past_key_values"] = cache
-        with _seeded(seed, self._device()), torch.no_grad():
+        with _seeded(seed, self.device), torch.no_grad():
             output = self.model.generate(**given, logits_processor=plugin, **sampling.generate_kwargs())
         answers = output[:, inputs["input_ids"].shape[1] :]
         texts = tokenizer_of(self.processor).batch_decode(answers, skip_special_tokens=True)
@@ -220,10 +221,7 @@ class LlavaPipeline:
             (prompt,) = blind_prompts(ids, config, self.family, processor=self.processor, inputs=inputs)
             branch = self._branches.setdefault(condition, BlindBranch(self.model))
             rows[condition] = branch.logits(prompt, follow)
-        return {
-            name: torch.log_softmax(row if row.dtype == torch.float64 else row.float(), dim=-1)
-            for name, row in rows.items()
-        }
+        return {name: torch.log_softmax(upcast(row), dim=-1) for name, row in rows.items()}
 
     def reset(self) -> None:
         """Forget the image-free branches, so that what follows does not depend on what came before."""
@@ -257,10 +255,15 @@ class LlavaPipeline:
         Returns:
             condition → (batch, labels).
         """
-        prefill = prefill or self.prefill(inputs)
+        if prefill is None and (rows is None or not labels.single_token):
+            prefill = self.prefill(inputs)
         rows = rows if rows is not None else self.distributions(inputs, (IMAGE, "none", "unk"), prefill=prefill)
+
+        def after(name: str, tokens: TokenIds) -> Tensor:
+            return self.distributions(inputs, (name,), tokens=tokens, prefill=prefill)[name]
+
         return {
-            name: labels.probabilities(row, best_form=best_form, rest=partial(self._rest, inputs, prefill, name))
+            name: labels.probabilities(row, best_form=best_form, rest=partial(_rest, partial(after, name)))
             for name, row in rows.items()
         }
 
@@ -286,22 +289,16 @@ class LlavaPipeline:
             (batch, labels); without the cut-off in rows where it leaves no label.
         """
 
-        def moved(rows: Mapping[str, Tensor], beta: float) -> Tensor:
-            return contrast(rows[IMAGE], reference_row(rows, config.reference), alpha=config.alpha, beta=beta)
+        if prefill is None and not labels.single_token:
+            prefill = self.prefill(inputs)
+
+        def after(beta: float, tokens: TokenIds) -> Tensor:
+            step = self.distributions(inputs, tuple(rows), tokens=tokens, prefill=prefill) if tokens else rows
+            return contrast(step[IMAGE], reference_row(step, config.reference), alpha=config.alpha, beta=beta)
 
         def found(beta: float) -> Tensor:
-            return labels.probabilities(moved(rows, beta), rest=partial(rest, beta))
+            return labels.probabilities(after(beta, ()), rest=partial(_rest, partial(after, beta)))
 
-        def rest(beta: float, form: TokenIds) -> Tensor:
-            parts = [
-                moved(self.distributions(inputs, tuple(rows), tokens=form[:length], prefill=start), beta)[
-                    :, form[length]
-                ]
-                for length in range(1, len(form))
-            ]
-            return torch.stack(parts).sum(dim=0)
-
-        start = prefill or self.prefill(inputs)
         cut = found(config.beta)
         lost = cut.sum(dim=-1, keepdim=True) == 0
         return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
@@ -310,19 +307,16 @@ class LlavaPipeline:
         self,
         answer: Answer,
         inputs: Mapping[str, Tensor],
-        words: Sequence[str] | Mapping[str, Sequence[str]],
+        prefill: Prefill,
+        labels: Labels,
         references: Sequence[str],
         mode: str,
         best_form: bool,
     ) -> Answer:
-        labels = self.labels(words)
         parts = {part for name in references for part in (("none", "unk") if name == "both" else (name,))}
-        prefill = self.prefill(inputs)
         rows = self.distributions(inputs, (IMAGE, *sorted(parts)), prefill=prefill)
         found = self.label_probabilities(inputs, labels, rows=rows, prefill=prefill, best_form=best_form)
-        priors = {
-            name: average_prior(found["none"], found["unk"]) if name == "both" else found[name] for name in references
-        }
+        priors = priors_of(found, references)
         calibrated = {
             name: AffineCalibration.from_prior(prior, mode=mode)(found[IMAGE]) for name, prior in priors.items()
         }
@@ -332,13 +326,6 @@ class LlavaPipeline:
             blind_probabilities={name: named(labels, prior)[0] for name, prior in priors.items()},
             debiased={name: named(labels, scores)[0] for name, scores in calibrated.items()},
         )
-
-    def _rest(self, inputs: Mapping[str, Tensor], prefill: Prefill, condition: str, form: TokenIds) -> Tensor:
-        parts = [
-            self.distributions(inputs, (condition,), tokens=form[:length], prefill=prefill)[condition][:, form[length]]
-            for length in range(1, len(form))
-        ]
-        return torch.stack(parts).sum(dim=0)
 
     @torch.no_grad()
     def _seen_logits(self, inputs: Mapping[str, Tensor], follow: Tensor, prefill: Prefill | None) -> Tensor:
@@ -357,8 +344,21 @@ class LlavaPipeline:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
+        """That of the input embeddings: where inputs go."""
         return self.model.get_input_embeddings().weight.device
+
+
+def _rest(after: Callable[[TokenIds], Tensor], form: TokenIds) -> Tensor:
+    """(batch,) log-probability of a form's second to last token; `after` gives the distribution behind some tokens."""
+    parts = [after(form[:length])[:, form[length]] for length in range(1, len(form))]
+    return torch.stack(parts).sum(dim=0)
+
+
+def priors_of(found: Mapping[str, Tensor], references: Sequence[str]) -> dict[str, Tensor]:
+    """p' by reference from the label probabilities by condition; that of `both` is the mean of its parts'."""
+    return {name: average_prior(found["none"], found["unk"]) if name == "both" else found[name] for name in references}
 
 
 def reference_row(rows: Mapping[str, Tensor], reference: str) -> Tensor:

@@ -20,8 +20,8 @@ from transformers import LogitsProcessor
 
 from vdd._check import UserError, choice
 from vdd.branch import BlindBranch
-from vdd.config import DebiasConfig, override
-from vdd.contrast import contrast, m3id_alpha, nolan_alpha
+from vdd.config import DebiasConfig, override, to_json
+from vdd.contrast import contrast, m3id_alpha, nolan_alpha, upcast
 from vdd.families import family_of
 from vdd.reference import BlindPrompt, blind_prompts
 
@@ -104,8 +104,7 @@ class VDDLogitsProcessor(LogitsProcessor):
         cls, config: DebiasConfig, model: Any, processor: Any = None, *, inputs: Mapping[str, Tensor] | None = None
     ) -> VDDLogitsProcessor:
         """The processor with exactly these settings."""
-        settings = {name: getattr(config, name) for name in config.__dataclass_fields__}
-        return cls(model, processor, inputs=inputs, **settings)
+        return cls(model, processor, inputs=inputs, **to_json(config))
 
     @property
     def forwards(self) -> int:
@@ -138,8 +137,7 @@ class VDDLogitsProcessor(LogitsProcessor):
         prompt = self._find_prompt(input_ids)
         tokens = input_ids[:, prompt.ids.shape[1] :]
         parts = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
-        at_least = torch.promote_types(parts[0].dtype, torch.float32)
-        blind = parts[0] if len(parts) == 1 else parts[0] + (parts[1].to(at_least) - parts[0]) / 2
+        blind = parts[0] if len(parts) == 1 else parts[0] + (upcast(parts[1]) - parts[0]) / 2
         blind = blind.to(scores.device)
         if blind.shape[-1] != scores.shape[-1]:
             raise UserError(

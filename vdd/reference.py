@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vdd._check import UserError
 from vdd.config import TEXT_REFERENCES, DebiasConfig
-from vdd.families import Family, tokenizer_of
+from vdd.families import Family, placeholder_of, tokenizer_of
 
 Row = list[int]
 
@@ -266,7 +266,7 @@ def _template_residue(processor: Any) -> tuple[str, str] | None:
         processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         for content in ([{"type": "image"}, text], [text])
     )
-    placeholder = getattr(processor, "image_token", None) or "<image>"
+    placeholder = placeholder_of(processor)
     start = next((i for i, (a, b) in enumerate(zip(seen, blind, strict=False)) if a != b), len(blind))
     added = seen[start : start + len(seen) - len(blind)]
     if placeholder not in added or seen[:start] + seen[start + len(added) :] != blind:

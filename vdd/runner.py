@@ -23,11 +23,11 @@ from torch import Tensor
 
 from vdd._check import UserError, choice, whole
 from vdd._version import __version__
-from vdd.calibrate import AffineCalibration, Labels, average_prior
+from vdd.calibrate import AffineCalibration, Labels
 from vdd.config import IMAGE, MAX_SEED, PRIORS, DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.contrast import contrast
 from vdd.images import ImageError, image_path, load_image
-from vdd.pipeline import LlavaPipeline, named, reference_row
+from vdd.pipeline import LlavaPipeline, named, priors_of, reference_row
 from vdd.records import Answer, Question
 from vdd.run_folder import Cost, claim, merge, only_one, part_path, write_part
 
@@ -103,7 +103,7 @@ class Run:
             "images": str(self.images.resolve()),
             "architecture": type(pipeline.model).__name__,
             "dtype": str(pipeline.model.dtype),
-            "device": pipeline.model.get_input_embeddings().weight.device.type,
+            "device": pipeline.device.type,
             "quantized": getattr(pipeline.model.config, "quantization_config", None) is not None,
             "questions": len(self.questions),
             "labels": list(self.labels),
@@ -130,7 +130,7 @@ def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | No
     batches = [ordered[i : i + job.batch_size] for i in range(0, len(ordered), job.batch_size)]
     for question in ordered:
         try:
-            pipeline.prompt(question.text)
+            pipeline.check_question(question.text)
         except UserError as error:
             raise UserError(f"question {question.question_id!r}: {error}") from error
     claim(out, job.describe(pipeline), ordered)
@@ -191,7 +191,7 @@ def _answer_batch(
             costs.setdefault(condition, _since(before, counter))
         encoded = Cost(costs[IMAGE].seconds, 0)  # its forward is counted in each leg, as the step it goes on from
         found = pipeline.label_probabilities(inputs, labels, rows=rows, prefill=prefill)
-        priors = {"none": found["none"], "unk": found["unk"], "both": average_prior(found["none"], found["unk"])}
+        priors = priors_of(found, PRIORS)
         answers: dict[str, list[Answer]] = {}
         for place, leg in enumerate(job.legs):
             before = _now(counter)

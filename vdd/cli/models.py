@@ -27,6 +27,7 @@ def open_pipeline(
     from transformers.utils import logging
 
     from vdd import toy
+    from vdd.config import to_json
     from vdd.loading import DTYPES, QUANTIZED, check_device, load
     from vdd.pipeline import LlavaPipeline
 
@@ -44,5 +45,4 @@ def open_pipeline(
         torch.set_num_threads(1)  # too small to gain from more; beside other work more cost it four times the time
         precision = torch.float32 if dtype == "auto" else getattr(torch, dtype)
         model, processor = toy.load(dtype=precision, device=device or "cpu")
-    settings = {key: getattr(debias, key) for key in debias.__dataclass_fields__}
-    return LlavaPipeline(model, processor, **settings)
+    return LlavaPipeline(model, processor, **to_json(debias))

@@ -18,7 +18,15 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from vdd.toy.questions import DESCRIBE, IMAGES, POPE_IMAGES, choice_questions, color_questions, pope_questions
+from vdd.toy.questions import (
+    DESCRIBE,
+    IMAGES,
+    POPE_IMAGES,
+    ask_existence,
+    choice_questions,
+    color_questions,
+    pope_questions,
+)
 from vdd.toy.scenes import OBJECTS, TYPICAL_COLOR, Negatives, Scene, Split, render, scene_at
 
 BETA = 0.1  # the paper's default cut-off (arXiv:2403.05262)
@@ -127,7 +135,7 @@ def measure_prior(model: LlavaForConditionalGeneration, processor: LlavaProcesso
     """Without an image: how often the typical colour is named, and how often an object is said to be there, in %."""
     colors, _ = answer(model, processor, [f"What color is the {name}?" for name in OBJECTS], None, max_new_tokens=4)
     named = sum(color == TYPICAL_COLOR[name] for color, name in zip(colors, OBJECTS, strict=True))
-    asked = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in OBJECTS]
+    asked = [ask_existence(name, False).text for name in OBJECTS]
     there, _ = answer(model, processor, asked, None, max_new_tokens=4)
     return {
         "blind_typical_color": 100 * named / len(OBJECTS),

@@ -199,8 +199,17 @@ def drawn_part(scene: Scene, unseen: float, rng: np.random.Generator) -> Scene:
 
 def pixels(scenes: list[Scene]) -> Tensor:
     """(scenes, 3, 96, 96) float32 in −1…1: what the image processor gives for these images."""
-    stack = np.stack([np.asarray(render(scene)) for scene in scenes])
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scaled(drawings(scenes))
+
+
+def drawings(scenes: list[Scene]) -> np.ndarray:
+    """(scenes, 96, 96, 3) uint8."""
+    return np.stack([np.asarray(render(scene)) for scene in scenes])
+
+
+def scaled(images: np.ndarray) -> Tensor:
+    """(images, 3, 96, 96) float32 in −1…1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def patch_targets(scene: Scene) -> np.ndarray:
@@ -235,15 +244,14 @@ def tower_phase(clip: CLIPModel, heads: PatchHeads, phase: Phase, seed: int, run
     tokenizer = build_tokenizer(close=True)
     captions = [caption(scene) for scene in scenes]
     texts = tokenizer(captions, padding=True, return_tensors="pt")
-    images = np.stack([np.asarray(render(scene)) for scene in scenes])
+    images = drawings(scenes)
     targets = torch.from_numpy(np.stack([patch_targets(scene) for scene in scenes]))
     rng = np.random.default_rng([seed, 10])
     optimizer, schedule = _optimizer([*clip.parameters(), *heads.parameters()], phase)
     clip.train()
     for step in range(1, phase.steps + 1):
         rows = rng.integers(len(scenes), size=phase.rows)
-        batch = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        seen = clip.vision_model(pixel_values=batch, output_hidden_states=True)
+        seen = clip.vision_model(pixel_values=scaled(images[rows]), output_hidden_states=True)
         contrast = contrastive_loss(clip, seen.pooler_output, texts["input_ids"][rows])
         loss = contrast + heads(seen.hidden_states[-2][:, 1:], targets[rows])
         _update(loss, optimizer, schedule)
