@@ -10,8 +10,8 @@ import torch
 from tests.oracles import noise as noise_oracle
 from tests.oracles import presets as papers
 from tests.oracles.recompute import blind_logits, encode, next_logits, seconds
+from vdd.pixels import noise
 from vdd.processor import PRESETS, VDDLogitsProcessor
-from vdd.reference import noise
 
 #: preset → (the paper's formula, the reference whose prompt is its second input)
 PAPERS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.oracles.recompute import Recompute, chat, encode, greedy_by_hand, seconds
-from tests.tiny import tiny_llava
+from tests.tiny import Called, tiny_llava
 from vdd.config import REFERENCES, DebiasConfig
 from vdd.processor import PRESETS, VDDLogitsProcessor
 
@@ -187,14 +187,14 @@ def test_an_exception_in_the_middle_leaves_the_object_usable(llava, monkeypatch)
     for failing in (0, 1, 3):
         branch, calls = plugin.branches[0], []
 
-        def forward(*args, calls=calls, failing=failing, **kwargs):
+        def forward(calls=calls, failing=failing, **kwargs):
             calls.append(1)
             if len(calls) == failing + 1:
                 raise RuntimeError("out of memory")
-            return model(*args, **kwargs)
+            return model(**kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(branch, "model", forward)
+            patch.setattr(branch.reader, "text_model", Called(model, forward))
             with pytest.raises(RuntimeError, match="out of memory"):
                 generated(model, inputs, plugin)
         assert generated(model, inputs, plugin) == want
@@ -332,14 +332,16 @@ def test_a_prompt_without_an_image_is_an_error(llava):
     model, processor = llava
     ids = processor.tokenizer(chat(processor, "is it red ?", 0), return_tensors="pt")
     ids.pop("token_type_ids", None)
-    with pytest.raises(ValueError, match="row 0 of the prompt has no image token"):
+    with pytest.raises(ValueError, match="none of the 1 prompts has an image token"):
         generated(model, ids, VDDLogitsProcessor(model, processor))
 
 
 def test_a_model_that_is_no_vision_language_model_is_an_error(llava):
     model, processor = llava
     text_only = copy.copy(model.model.language_model)
-    with pytest.raises(ValueError, match="of the family 'llama'; wanted a LLaVA-type model"):
+    with pytest.raises(
+        ValueError, match=r"of the family 'llama', whose image-free input is not known; known: llava, .*blind_inputs="
+    ):
         VDDLogitsProcessor(text_only, processor)
 
 

@@ -9,12 +9,28 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from tests.oracles.recompute import IMAGE_ID, Second, chat, encode, next_logits, picture, seconds
 from tests.tiny import tiny_processor
+from vdd.batch import batch_of, has_image
 from vdd.branch import BlindBranch
 from vdd.config import DebiasConfig
-from vdd.families import Family, family_of
-from vdd.reference import BlindPrompt, blind_prompts, noise, without_image
+from vdd.families import ADAPTERS, Family, family_of
+from vdd.pixels import noise
+from vdd.placeholders import Placeholders
+from vdd.reader import Reader
+from vdd.reference import BlindPrompt, blind_prompts
 
-FAMILY = Family(frozenset({IMAGE_ID}), ("pixel_values",), pad_id=0, bos_id=1)
+FAMILY = Family("llava", frozenset({IMAGE_ID}), ADAPTERS["llava"], pad_id=0, bos_id=1)
+
+
+def prompts_of(input_ids, config, family, *, processor=None, inputs=None) -> tuple[BlindPrompt, ...]:
+    batch = batch_of(input_ids, family, processor=processor, inputs=inputs)
+    has_image(batch, family, processor)
+    return blind_prompts(batch, config, family, processor=processor)
+
+
+def cut(row: list[int], family, processor) -> list[int]:
+    return Placeholders(family, processor).without(row)
+
+
 NEWLINE = 7
 QUESTIONS = [
     "what color is the dog in the image ?",
@@ -36,7 +52,7 @@ def real_rows(prompt: BlindPrompt) -> list[list[int]]:
 
 def made(processor, inputs, reference, **options) -> BlindPrompt:
     config = DebiasConfig(reference=reference, **options)
-    (prompt,) = blind_prompts(inputs["input_ids"], config, FAMILY, processor=processor, inputs=inputs)
+    (prompt,) = prompts_of(inputs["input_ids"], config, FAMILY, processor=processor, inputs=inputs)
     return prompt
 
 
@@ -49,7 +65,7 @@ def test_none_is_the_chat_template_rendered_without_the_image(llava, counts, giv
     _, processor = llava
     inputs = encode(processor, QUESTIONS, counts=counts)
     config = DebiasConfig(reference="none")
-    (prompt,) = blind_prompts(
+    (prompt,) = prompts_of(
         inputs["input_ids"], config, FAMILY, processor=processor, inputs=inputs if give_inputs else None
     )
     assert real_rows(prompt) == [row[0].ids for row in seconds(processor, QUESTIONS, "none")]
@@ -71,13 +87,13 @@ def test_none_takes_out_images_that_stand_where_the_template_does_not_put_them(l
     tokenizer = llava[1].tokenizer
     ids = tokenizer(prompt.replace("<image>", "<image> " * 4), add_special_tokens=False)["input_ids"]
     assert ids.count(IMAGE_ID) in (4, 8)
-    assert without_image(ids, FAMILY, llava[1]) == tokenizer(blind, add_special_tokens=False)["input_ids"]
+    assert cut(ids, FAMILY, llava[1]) == tokenizer(blind, add_special_tokens=False)["input_ids"]
 
 
 def test_padding_is_recognised_without_a_processor(llava):
     inputs = encode(llava[1], QUESTIONS)
-    (prompt,) = blind_prompts(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY)
-    (wanted,) = blind_prompts(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY, inputs=inputs)
+    (prompt,) = prompts_of(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY)
+    (wanted,) = prompts_of(inputs["input_ids"], DebiasConfig(derive="ids"), FAMILY, inputs=inputs)
     assert prompt.keys == wanted.keys
 
 
@@ -97,7 +113,7 @@ def test_both_is_none_and_unk(llava):
     _, processor = llava
     inputs = encode(processor, QUESTIONS)
     config = DebiasConfig(reference="both")
-    both = blind_prompts(inputs["input_ids"], config, FAMILY, processor=processor, inputs=inputs)
+    both = prompts_of(inputs["input_ids"], config, FAMILY, processor=processor, inputs=inputs)
     assert [p.keys for p in both] == [made(processor, inputs, "none").keys, made(processor, inputs, "unk").keys]
 
 
@@ -111,7 +127,7 @@ def test_a_turn_of_conversation_before_the_question_stays(llava):
     turns[0]["content"] = turns[0]["content"][1:]
     blind = processor.apply_chat_template(turns, add_generation_prompt=True)
     row = processor(images=[picture(0)], text=[shown])["input_ids"][0]
-    assert without_image(list(row), FAMILY, processor) == processor.tokenizer(blind).input_ids
+    assert cut(list(row), FAMILY, processor) == processor.tokenizer(blind).input_ids
 
 
 # ---- unk
@@ -135,7 +151,7 @@ def test_mask_equals_an_explicit_four_dimensional_mask_and_does_not_see_the_pixe
     model, processor = llava
     inputs, others = encode(processor, QUESTIONS), encode(processor, QUESTIONS, first=50)
     prompt = made(processor, inputs, "mask")
-    got = BlindBranch(model).logits(prompt, inputs["input_ids"][:, :0])
+    got = BlindBranch(Reader(model, FAMILY)).logits(prompt, inputs["input_ids"][:, :0])
     for batch in (inputs, others):
         rows = seconds(processor, QUESTIONS, "mask", inputs=batch)
         want = torch.stack([next_logits(model, row[0], []) for row in rows])
@@ -202,14 +218,14 @@ def test_repeated_rows_are_given_the_pixels_of_their_own_prompt(llava, repeats):
     inputs = encode(processor, QUESTIONS, counts=counts)
     config = DebiasConfig(reference="noise", noise_step=0)
     ids = inputs["input_ids"].repeat_interleave(repeats, dim=0)
-    (prompt,) = blind_prompts(ids, config, FAMILY, processor=processor, inputs=inputs)
-    own = [[0], [1, 2], [3], [4]]
-    assert [list(images) for images in prompt.images] == [own[row // repeats] for row in range(4 * repeats)]
-    picked = prompt.select([repeats, 0])
-    want = prompt.pixels["pixel_values"][[1, 2, 0]]
-    assert torch.equal(picked.pixels["pixel_values"], want)
-    assert [list(images) for images in picked.images] == [[0, 1], [2]]
-    assert picked.keys == (prompt.keys[repeats], prompt.keys[0])
+    (prompt,) = prompts_of(ids, config, FAMILY, processor=processor, inputs=inputs)
+    assert prompt.sources == tuple(row // repeats for row in range(4 * repeats))
+    assert len(set(prompt.keys)) == 4
+    picked = prompt.select(range(0, 4 * repeats, repeats))
+    assert picked.sources == (0, 1, 2, 3)
+    assert picked.keys == prompt.keys[::repeats]
+    changed = noise(inputs["pixel_values"], 0, seed=0)
+    assert torch.equal(picked.pixels["pixel_values"], changed)
 
 
 def test_instruction_keeps_the_images_and_the_order_of_the_prompt(llava):
@@ -229,14 +245,14 @@ def test_instruction_keeps_the_images_and_the_order_of_the_prompt(llava):
 # ---- errors
 
 
-def test_a_row_without_an_image_is_an_error_that_counts_rows(llava):
+def test_rows_without_an_image_are_told_apart_and_a_batch_without_any_is_an_error(llava):
     _, processor = llava
-    inputs = encode(processor, QUESTIONS)
-    ids = inputs["input_ids"].clone()
+    ids = encode(processor, QUESTIONS)["input_ids"].clone()
     ids[2][ids[2] == IMAGE_ID] = 8
-    for reference in ("none", "unk", "mask"):
-        with pytest.raises(ValueError, match=r"row 2 of the prompt has no image token \(<image>\)"):
-            blind_prompts(ids, DebiasConfig(reference=reference), FAMILY, processor=processor)
+    assert has_image(batch_of(ids, FAMILY, processor=processor), FAMILY, processor) == [True, True, False, True]
+    ids[ids == IMAGE_ID] = 8
+    with pytest.raises(ValueError, match=r"none of the 4 prompts has an image token \(<image>\)"):
+        has_image(batch_of(ids, FAMILY, processor=processor), FAMILY, processor)
 
 
 def test_unk_without_an_unknown_token_is_an_error_that_says_what_to_use(llava):
@@ -245,7 +261,7 @@ def test_unk_without_an_unknown_token_is_an_error_that_says_what_to_use(llava):
     ids = encode(processor, QUESTIONS[:1])["input_ids"]
     for without in (bare, None):
         with pytest.raises(ValueError, match=r"needs a tokenizer with an unknown token.*reference='none'"):
-            blind_prompts(ids, DebiasConfig(reference="unk"), FAMILY, processor=without)
+            prompts_of(ids, DebiasConfig(reference="unk"), FAMILY, processor=without)
 
 
 @pytest.mark.parametrize("reference", ["noise", "zero", "one", "instruction"])
@@ -256,19 +272,19 @@ def test_a_reference_that_looks_at_pixels_wants_the_inputs_of_this_batch(llava, 
     text_alone = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     for missing in (None, text_alone):
         with pytest.raises(ValueError, match=f"`{reference}` looks at pixels, and none came"):
-            blind_prompts(inputs["input_ids"], config, FAMILY, processor=processor, inputs=missing)
+            prompts_of(inputs["input_ids"], config, FAMILY, processor=processor, inputs=missing)
     with pytest.raises(ValueError, match="wanted the same batch"):
-        blind_prompts(inputs["input_ids"], config, FAMILY, processor=processor, inputs=others)
+        prompts_of(inputs["input_ids"], config, FAMILY, processor=processor, inputs=others)
     turned = inputs["input_ids"].flip(0)
     with pytest.raises(ValueError, match="wanted the same batch"):
-        blind_prompts(turned, config, FAMILY, processor=processor, inputs=inputs)
+        prompts_of(turned, config, FAMILY, processor=processor, inputs=inputs)
 
 
 def test_instruction_without_a_processor_is_an_error(llava):
     _, processor = llava
     inputs = encode(processor, QUESTIONS)
     with pytest.raises(ValueError, match="reference='instruction' needs the processor"):
-        blind_prompts(inputs["input_ids"], DebiasConfig(reference="instruction"), FAMILY, inputs=inputs)
+        prompts_of(inputs["input_ids"], DebiasConfig(reference="instruction"), FAMILY, inputs=inputs)
 
 
 def test_the_family_is_read_from_the_configuration(llava):
@@ -358,7 +374,7 @@ def test_spaced_pieces_are_those_of_the_prompt_rendered_without_the_image(kind, 
     row = list(processor(images=pictures, text=[chat(processor, question, images)])["input_ids"][0])
     rendered = tokenizer(chat(processor, question, 0)).input_ids
     assert row.count(IMAGE_ID) == 4 * images
-    got = without_image(row, FAMILY, processor)
+    got = cut(row, FAMILY, processor)
     if tokenizer(tokenizer.decode(row), add_special_tokens=False).input_ids == row:
         assert scheme != "normalizer"
         assert got == rendered
@@ -377,7 +393,7 @@ def test_a_padding_token_with_another_meaning_is_stripped_and_the_prompts_own_is
     assert not inputs["attention_mask"].all()
     want = [processor.tokenizer(chat(processor, question, 0)).input_ids for question in questions]
     given = inputs if give_inputs else None
-    (prompt,) = blind_prompts(
+    (prompt,) = prompts_of(
         inputs["input_ids"], DebiasConfig(reference="none"), FAMILY, processor=processor, inputs=given
     )
     assert real_rows(prompt) == want
@@ -386,23 +402,23 @@ def test_a_padding_token_with_another_meaning_is_stripped_and_the_prompts_own_is
 def test_a_prompt_whose_question_ends_in_the_padding_token_keeps_it(llava):
     _, processor = llava
     row = [0, 0, 1, 5, 4, 4, 4, 4, 7, 8, 0, 0]
-    (prompt,) = blind_prompts(torch.tensor([row]), DebiasConfig(reference="mask"), FAMILY, processor=processor)
-    assert prompt.attention_mask.tolist() == [[1, 1, 0, 0, 0, 0, 1, 1, 1, 1]]
+    (prompt,) = prompts_of(torch.tensor([row]), DebiasConfig(reference="mask"), FAMILY, processor=processor)
+    assert prompt.attention_mask.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]]
 
 
 def test_a_tokenizer_alone_or_nothing_still_takes_the_image_tokens_out(llava):
     _, processor = llava
     row = encode(processor, QUESTIONS[:1])["input_ids"][0].tolist()
     want = [i for i in row if i != IMAGE_ID]
-    assert without_image(row, FAMILY, processor.tokenizer) == want
-    assert without_image(row, FAMILY, None) == want
+    assert cut(row, FAMILY, processor.tokenizer) == want
+    assert cut(row, FAMILY, None) == want
 
 
 def test_each_row_is_a_branch_of_its_own_whatever_its_padding(llava):
     model, processor = llava
     inputs = encode(processor, QUESTIONS)
     for reference in ("none", "unk", "mask"):
-        got = BlindBranch(model).logits(made(processor, inputs, reference), inputs["input_ids"][:, :0])
+        got = BlindBranch(Reader(model, FAMILY)).logits(made(processor, inputs, reference), inputs["input_ids"][:, :0])
         for row, question in enumerate(QUESTIONS):
             alone = encode(processor, [question], first=row)
             second = seconds(processor, [question], reference, inputs=alone)[0][0]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vdd import toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
+    from vdd.generation import generate, patch
     from vdd.loading import load
     from vdd.pipeline import LlavaPipeline
     from vdd.processor import PRESETS, VDDLogitsProcessor
@@ -24,7 +25,9 @@ _HOMES = {
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
     "VDDLogitsProcessor": "vdd.processor",
+    "generate": "vdd.generation",
     "load": "vdd.loading",
+    "patch": "vdd.generation",
 }
 
 __all__ = [
@@ -38,7 +41,9 @@ __all__ = [
     "Score",
     "VDDLogitsProcessor",
     "__version__",
+    "generate",
     "load",
+    "patch",
     "toy",
 ]
 

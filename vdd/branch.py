@@ -7,13 +7,12 @@ part.
 
 Source: design of this project; the obvious alternative, a second `generate` state stepped in lockstep, breaks on
 beams, on reuse, and on assisted decoding.
-Knows: tensors, a model by Protocol, which it never changes. Does not know: transformers, tokenizers, contrasts.
+Knows: tensors, a reader of prompts by Protocol. Does not know: transformers, tokenizers, contrasts.
 """
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,28 +21,28 @@ from torch import Tensor
 from vdd.reference import BlindPrompt
 
 
-class Cache(Protocol):
-    """What the memo asks of a KV cache (transformers' DynamicCache has it)."""
+class State(Protocol):
+    """What a reader keeps of the rows it has read (`vdd.reader.State`)."""
 
-    def crop(self, tokens: int, /) -> None:
-        """Forget the last −tokens positions (tokens < 0)."""
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether the last positions can be forgotten."""
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def roll_back(self, positions: int, /) -> None:
+        """Forget so many of the last positions."""
+
+    def take(self, rows: Tensor, /) -> None:
         """Keep these rows, in this order; a row may be taken twice."""
 
 
-class Output(Protocol):
-    """What a model returns."""
+class Reader(Protocol):
+    """What the branch asks of a model (`vdd.reader.Reader`)."""
 
-    logits: Tensor
-    past_key_values: Any
+    def prefill(self, prompt: BlindPrompt, /) -> tuple[Tensor, Any]:
+        """Read a prompt: scores of the next token, and the state."""
 
-
-class Model(Protocol):
-    """A causal language model's call, as transformers' models have it."""
-
-    def __call__(self, **kwargs: Any) -> Output:
-        """Run one forward pass."""
+    def step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: Any, /) -> Tensor:
+        """Read on: scores of the next token; the state is changed."""
 
 
 @dataclass
@@ -55,8 +54,8 @@ class Memo:
         width: columns of the prompt.
         tokens: (rows, consumed) tokens behind the prompt.
         mask: (rows, width + consumed).
-        next_position: (rows, 1).
-        cache: the model's KV cache over `mask`'s columns.
+        next_position: (rows, 1), or (3, rows, 1).
+        state: the reader's, over `mask`'s columns.
         logits: (rows, vocab) scores after the last column.
     """
 
@@ -65,7 +64,7 @@ class Memo:
     tokens: Tensor
     mask: Tensor
     next_position: Tensor
-    cache: Cache
+    state: State
     logits: Tensor
 
 
@@ -74,19 +73,13 @@ class BlindBranch:
     """Next-token scores of a model for prompts and what follows them.
 
     Attributes:
-        model: called with keyword arguments; never changed.
+        reader: the model, by its family's call; never changed.
         forwards: rows × calls run so far: the branch's cost.
     """
 
-    model: Model
+    reader: Reader
     forwards: int = 0
     memo: Memo | None = None
-    _prefill_extras: dict[str, Any] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Look up once whether the model can skip the scores of all but the last position."""
-        parameters = inspect.signature(getattr(self.model, "forward", self.model)).parameters
-        self._prefill_extras = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def reset(self) -> None:
         """Forget everything; the next call starts over."""
@@ -119,20 +112,16 @@ class BlindBranch:
         for row, key in enumerate(prompt.keys):
             first.setdefault(key, row)
         distinct = prompt.select(list(first.values()))
-        output = self._forward(
-            input_ids=distinct.input_ids,
-            attention_mask=distinct.attention_mask,
-            position_ids=distinct.position_ids,
-            **distinct.pixels,
-        )
+        scores, state = self.reader.prefill(distinct)
+        self.forwards += len(distinct.input_ids)
         memo = Memo(
             keys=tuple(first),
             width=distinct.input_ids.shape[1],
             tokens=distinct.input_ids[:, :0],
             mask=distinct.attention_mask,
-            next_position=distinct.position_ids[:, -1:] + 1,
-            cache=output.past_key_values,
-            logits=output.logits[:, -1],
+            next_position=distinct.position_ids[..., -1:] + 1,
+            state=state,
+            logits=scores,
         )
         place = {key: number for number, key in enumerate(first)}
         if len(place) == len(prompt.keys):
@@ -146,39 +135,34 @@ class BlindBranch:
         surplus = memo.tokens.shape[1] - shared
         if surplus == 0 and tokens.shape[1] == shared:
             return memo, parents
+        again = 1 if tokens.shape[1] == shared else 0  # its scores are gone: run the last column once more
+        if surplus + again and not memo.state.can_roll_back:
+            memo, parents = self._start(prompt)
+            return self._advance(memo, parents, 0, prompt, tokens)
         if parents is not None:
-            memo.cache.batch_select_indices(parents)
+            memo.state.take(parents)
             memo.keys = tuple(memo.keys[parent] for parent in parents.tolist())
             memo.tokens, memo.mask = memo.tokens[parents], memo.mask[parents]
-            memo.next_position, memo.logits = memo.next_position[parents], memo.logits[parents]
-        again = 1 if tokens.shape[1] == shared else 0  # its scores are gone: run the last column once more
+            memo.next_position, memo.logits = memo.next_position[..., parents, :], memo.logits[parents]
         fresh = torch.cat([prompt.input_ids[:, -1:], tokens], dim=1)[:, 1 + shared - again :]
         if surplus + again:
-            memo.cache.crop(-(surplus + again))
+            memo.state.roll_back(surplus + again)
             memo.mask = memo.mask[:, : memo.mask.shape[1] - surplus - again]
             memo.next_position = memo.next_position - surplus - again
         steps = torch.arange(fresh.shape[1], device=fresh.device)
         mask = torch.cat([memo.mask, memo.mask.new_ones(fresh.shape)], dim=1)
-        output = self._forward(
-            input_ids=fresh,
-            attention_mask=mask,
-            position_ids=memo.next_position + steps,
-            past_key_values=memo.cache,
-        )
+        scores = self.reader.step(fresh, mask, memo.next_position + steps, memo.state)
+        self.forwards += len(fresh)
         advanced = Memo(
             keys=memo.keys,
             width=memo.width,
             tokens=tokens.clone(),  # the caller may go on writing into its own
             mask=mask,
             next_position=memo.next_position + fresh.shape[1],
-            cache=output.past_key_values,
-            logits=output.logits[:, -1],
+            state=memo.state,
+            logits=scores,
         )
         return advanced, None
-
-    def _forward(self, **kwargs: Any) -> Output:
-        self.forwards += len(kwargs["input_ids"])
-        return self.model(**kwargs, use_cache=True, return_dict=True, **self._prefill_extras)
 
 
 def _common(memo: Memo, keys: tuple[bytes, ...], tokens: Tensor) -> tuple[int, Tensor | None]:

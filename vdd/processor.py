@@ -19,11 +19,13 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vdd._check import UserError, choice
+from vdd.batch import batch_of, has_image
 from vdd.branch import BlindBranch
 from vdd.config import DebiasConfig, override, to_json
 from vdd.contrast import contrast, m3id_alpha, nolan_alpha, upcast
-from vdd.families import family_of
-from vdd.reference import BlindPrompt, blind_prompts
+from vdd.families import family_of, hand_fed
+from vdd.reader import Reader
+from vdd.reference import BlindPrompt, blind_prompts, prompt_by_hand
 
 PRESETS: Mapping[str, DebiasConfig] = {
     "vdd": DebiasConfig(reference="none", alpha=1.0, beta=0.1),
@@ -45,33 +47,38 @@ class Prompt:
         ids: (rows, width) as `generate` passed them first.
         length: columns of `input_ids` at the last call.
         blind: the reference's prompts.
+        left_alone: (rows, 1) True where a prompt has no image; None where every prompt has one.
     """
 
     ids: Tensor
     length: int
     blind: tuple[BlindPrompt, ...]
+    left_alone: Tensor | None
 
 
 class VDDLogitsProcessor(LogitsProcessor):
     """Subtracts what the model would say without the image.
 
-    One object serves any number of `generate` calls, one after another: greedy, sampling, beams, left-padded batches.
-    The prompt is found from the ids of the first call; references that keep an image (`noise`, `zero`, `one`,
+    One object serves any number of `generate` calls, one after another: greedy, sampling, beams, drafts, batches.
+    The prompt is found from the ids of the first call. References that keep an image (`noise`, `zero`, `one`,
     `instruction`) need `inputs`, since a logits processor is not shown the pixels: call `use_inputs` before the same
-    question about another image. The preset "m3id", whose strength grows with the text, wants `reset()` between calls
-    whose prompts begin with one another.
+    question about another image; so do encoder-decoders, whose prompt it is not shown either. Rows whose prompt has no
+    image are left alone. The preset "m3id", whose strength grows with the text, wants `reset()` between calls whose
+    prompts begin with one another.
 
     Args:
         model: the vision-language model that `generate` is called on.
         processor: its multimodal processor. Without it only the image's own tokens can be taken out of the prompt, and
             the padding is not recognised unless `inputs` is given.
-        inputs: what `generate` is called with (`input_ids`, `attention_mask`, `pixel_values`).
+        inputs: what `generate` is called with (`input_ids`, `attention_mask`, `pixel_values`, …).
+        blind_inputs: for a family that is not known: what the model is given in the image's place, as forward
+            arguments (`input_ids`, `attention_mask`, …), one prompt for each of the batch; replaces the reference.
         preset: one of PRESETS.
         **options: settings of `DebiasConfig` that replace the preset's, such as alpha=1.0, beta=0.1, reference="none".
 
     Raises:
-        ValueError: on an unknown setting or one out of range, here; on a prompt without image tokens, a vocabulary that
-            differs from the model's, or NaN scores, when called.
+        ValueError: on an unknown family or setting, or one out of range, here; on prompts without image tokens, a
+            vocabulary that differs from the model's, or NaN scores, when called.
 
     Example:
         >>> import vdd
@@ -81,6 +88,8 @@ class VDDLogitsProcessor(LogitsProcessor):
     """
 
     supports_continuous_batching = False
+    relies_on_generate = True
+    """Whether it is up to the model's own `generate` that this processor is called."""
 
     def __init__(
         self,
@@ -88,6 +97,7 @@ class VDDLogitsProcessor(LogitsProcessor):
         processor: Any = None,
         *,
         inputs: Mapping[str, Tensor] | None = None,
+        blind_inputs: Mapping[str, Tensor] | None = None,
         preset: str = "vdd",
         **options: Any,
     ) -> None:
@@ -95,8 +105,16 @@ class VDDLogitsProcessor(LogitsProcessor):
         self.config = override(PRESETS[preset], options)
         self.processor = processor
         self.inputs = inputs
-        self.family = family_of(model)
-        self.branches = tuple(BlindBranch(model) for _ in range(2 if self.config.reference == "both" else 1))
+        self.blind_inputs = blind_inputs
+        self.family = family_of(model, processor) if blind_inputs is None else hand_fed(model)
+        if self.relies_on_generate and self.family.adapter.drops_processors:
+            raise UserError(
+                f"vdd: {type(model).__name__}.generate leaves logits processors out; wanted "
+                "vdd.generate(model, processor, **inputs, …), or `with vdd.patch(model, processor):` around your code."
+            )
+        reader = Reader(model, self.family)
+        two = self.config.reference == "both" and blind_inputs is None
+        self.branches = tuple(BlindBranch(reader) for _ in range(2 if two else 1))
         self.prompt: Prompt | None = None
 
     @classmethod
@@ -132,6 +150,8 @@ class VDDLogitsProcessor(LogitsProcessor):
         Returns:
             (rows, vocab) normalised log-probabilities; −inf where cut off.
         """
+        if bool((scores[:, :2] == 1).all()) and bool((scores == 1).all()):
+            return scores  # prompt look-up asks with constant scores which tokens are forbidden: none are, here
         if self.config.is_cutoff_only:
             return contrast(scores, scores, alpha=0.0, beta=self.config.beta)
         prompt = self._find_prompt(input_ids)
@@ -145,7 +165,9 @@ class VDDLogitsProcessor(LogitsProcessor):
                 f"{blind.shape[-1]}; both must come from one model. Was the processor made for another model than "
                 "the one that generates?"
             )
-        return contrast(scores, blind, alpha=self._alpha(scores, blind, tokens.shape[1] + 1), beta=self.config.beta)
+        alpha = self._alpha(scores, blind, tokens.shape[1] + 1)
+        debiased = contrast(scores, blind, alpha=alpha, beta=self.config.beta)
+        return debiased if prompt.left_alone is None else torch.where(prompt.left_alone, scores, debiased)
 
     def _alpha(self, scores: Tensor, blind: Tensor, step: int) -> float | Tensor:
         config = self.config
@@ -164,6 +186,15 @@ class VDDLogitsProcessor(LogitsProcessor):
             if is_next and torch.equal(input_ids[:, :width], prompt.ids):
                 prompt.length = input_ids.shape[1]
                 return prompt
-        blind = blind_prompts(input_ids, self.config, self.family, processor=self.processor, inputs=self.inputs)
-        self.prompt = Prompt(input_ids.clone(), input_ids.shape[1], blind)
+        self.prompt = self._read(input_ids)
         return self.prompt
+
+    def _read(self, input_ids: Tensor) -> Prompt:
+        ids, length = input_ids.clone(), input_ids.shape[1]
+        if self.blind_inputs is not None:
+            return Prompt(ids, length, (prompt_by_hand(self.blind_inputs, len(ids)),), None)
+        batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs)
+        shown = torch.tensor(has_image(batch, self.family, self.processor)).repeat_interleave(batch.repeats)
+        blind = blind_prompts(batch, self.config, self.family, processor=self.processor, decoder_ids=ids)
+        left_alone = None if bool(shown.all()) else ~shown[:, None].to(ids.device)
+        return Prompt(ids, length, blind, left_alone)

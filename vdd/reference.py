@@ -1,7 +1,7 @@
 """The second input v': what the model is shown instead of the image.
 
     none         the prompt without its visual tokens (the chat template rendered without the image)
-    unk          each image's run of tokens becomes one `<unk>`, or one `<unk>` per patch
+    unk          each image becomes one `<unk>`, or one `<unk>` per patch
     both         none and unk; their logits are averaged
     mask         the same prompt and positions, attention to every image token off
     noise        the same prompt, pixels after t steps of diffusion: √ᾱ_t · v + √(1−ᾱ_t) · ε
@@ -9,15 +9,14 @@
     instruction  the same image, a disturbance put before the prompt
 
 Source: arXiv:2403.05262; noise and its schedule: arXiv:2311.16922; instruction: arXiv:2403.18715.
-Knows: token ids, masks, positions, pixel tensors, a tokenizer. Does not know: models, caches, logits.
+Knows: token ids, masks, positions, pixel tensors. Does not know: models, caches, logits.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,10 +24,11 @@ import torch
 from torch import Tensor
 
 from vdd._check import UserError
+from vdd.batch import Batch, Inputs
 from vdd.config import TEXT_REFERENCES, DebiasConfig
-from vdd.families import Family, placeholder_of, tokenizer_of
-
-Row = list[int]
+from vdd.families import Family, tokenizer_of
+from vdd.pixels import degraded
+from vdd.placeholders import Placeholders, Row
 
 
 @dataclass(frozen=True)
@@ -36,325 +36,243 @@ class BlindPrompt:
     """The complete input of one image-free prefill.
 
     Attributes:
-        input_ids: (rows, width), left-padded.
+        input_ids: (rows, width), left-padded; a decoder's ids where an encoder reads the prompt.
         attention_mask: (rows, width), 0 on padding and, for the reference `mask`, on image tokens.
-        position_ids: (rows, width), counted over all real tokens.
-        pixels: forward arguments with pixels, first dimension images; empty where the branch sees text alone.
-        images: for each row, which entries of `pixels` are its own.
+        position_ids: (rows, width), or (3, rows, width) where image tokens have positions of their own; counted over
+            all real tokens.
+        extras: further inputs, (rows, …) each: token types; `encoder_ids` and `encoder_mask`.
+        pixels: forward arguments with the images of the whole batch; empty where the branch sees text alone.
+        sources: for each row, which row of the batch it is, where the branch sees images.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    pixels: Mapping[str, Tensor]
-    images: Sequence[Sequence[int]]
+    extras: Inputs = field(default_factory=dict)
+    pixels: Inputs = field(default_factory=dict)
+    sources: tuple[int, ...] = ()
 
     @cached_property
     def keys(self) -> tuple[bytes, ...]:
         """One digest per row of all that its logits depend on."""
-        pixel_digests = {name: [_digest(image) for image in tensor] for name, tensor in self.pixels.items()}
+        images = b"".join(_digest(tensor) for tensor in self.pixels.values())
+        aligned = (self.input_ids, self.attention_mask, *self.extras.values())
         rows = []
-        for row, own in enumerate(self.images):
-            parts = [_digest(self.input_ids[row]), _digest(self.attention_mask[row]), _digest(self.position_ids[row])]
-            parts += [digests[i] for digests in pixel_digests.values() for i in own]
+        for row in range(len(self.input_ids)):
+            parts = [_digest(tensor[row]) for tensor in aligned] + [_digest(self.position_ids[..., row, :])]
+            if self.pixels:
+                parts += [images, str(self.sources[row]).encode()]
             rows.append(b"".join(parts))
         return tuple(rows)
 
     def select(self, rows: Sequence[int]) -> BlindPrompt:
-        """The same prompt with only these rows, in this order."""
+        """The same prompt with only these rows, in this order; with pixels, every source once and in order."""
         index = torch.tensor(rows, device=self.input_ids.device)
-        own = [i for row in rows for i in self.images[row]]
-        pixels = {name: tensor[torch.tensor(own, device=tensor.device)] for name, tensor in self.pixels.items()}
-        starts, images = 0, []
-        for row in rows:
-            images.append(range(starts, starts + len(self.images[row])))
-            starts += len(self.images[row])
-        return BlindPrompt(
-            self.input_ids[index], self.attention_mask[index], self.position_ids[index], pixels, tuple(images)
+        return replace(
+            self,
+            input_ids=self.input_ids[index],
+            attention_mask=self.attention_mask[index],
+            position_ids=self.position_ids[..., index, :],
+            extras={name: tensor[index] for name, tensor in self.extras.items()},
+            sources=tuple(self.sources[row] for row in rows) if self.sources else (),
         )
 
 
 def blind_prompts(
-    input_ids: Tensor,
-    config: DebiasConfig,
-    family: Family,
-    *,
-    processor: Any = None,
-    inputs: Mapping[str, Tensor] | None = None,
+    batch: Batch, config: DebiasConfig, family: Family, *, processor: Any = None, decoder_ids: Tensor | None = None
 ) -> tuple[BlindPrompt, ...]:
-    """The reference's inputs for a batch of prompts; two for `both`, else one.
+    """The reference's inputs for a batch of prompts, repeated as `generate` repeats them; two for `both`, else one.
 
     Args:
-        input_ids: (rows, width) prompts with image placeholders, left-padded; rows may be `inputs`' rows repeated
-            (beams, several returned sequences).
+        batch: from `batch_of`.
         config: which reference, and how.
         family: the model's facts.
         processor: multimodal processor or tokenizer; needed for `unk`, `instruction` and to re-render the template.
-        inputs: what `generate` was given; needed for references that keep an image, and for the padding mask where the
-            padding token is not the tokenizer's.
+        decoder_ids: (rows × repeats, width) what an encoder-decoder's answers begin with.
 
     Raises:
-        ValueError: where a prompt has no image token, or something the reference needs is missing.
+        ValueError: where something the reference needs is missing, or the reference makes no sense for the family.
     """
-    rows = _unpadded(input_ids, family, processor, inputs)
-    for number, row in enumerate(rows):
-        if not family.image_ids.intersection(row):
-            raise UserError(
-                f"vdd: row {number} of the prompt has no image token ({_name(family, processor)}); "
-                "wanted at least one. Was the image left out of the chat template, or are these ids not the prompt's?"
-            )
-    device = input_ids.device
+    why = family.adapter.refused.get(config.reference)
+    if why:
+        raise UserError(
+            f"vdd: the reference {config.reference!r} makes no sense for the family {family.kind!r}: {why}."
+        )
     if config.reference in TEXT_REFERENCES:
-        return _text_prompts(rows, config, family, processor, device)
-    pixels, images = _pixels_of(input_ids, config, family, inputs)
-    if config.reference == "instruction":
-        rows = [_disturb(row, config.instruction, processor) for row in rows]
-        return (_padded(rows, device, pixels=pixels, images=images),)
-    changed = {name: _degrade(tensor, config) for name, tensor in pixels.items()}
-    return (_padded(rows, device, pixels=changed, images=images),)
+        prompts = _text_prompts(batch, config, family, processor)
+    else:
+        prompts = (_pixel_prompt(batch, config, family, processor),)
+    rows = [row for row in range(len(batch.ids)) for _ in range(batch.repeats)]
+    repeated = tuple(prompt.select(rows) for prompt in prompts)
+    if family.encoder_decoder and decoder_ids is not None:
+        return tuple(_behind_encoder(prompt, decoder_ids) for prompt in repeated)
+    return repeated
 
 
-def without_image(row: Row, family: Family, processor: Any = None) -> Row:
-    """A prompt's ids as the chat template renders them without the image.
-
-    The text that the template puts around an image is found by rendering a message with and without one. It is cut from
-    the prompt's text, which is tokenised anew. Where a tokenizer does not give back the same ids from its own text, the
-    image's tokens and the residue's are cut out instead; without a template, the image's alone. Where the prompt has an
-    image without the template's text around it, the image alone goes.
-    """
-    return _Cutter(family, processor).cut(row)
-
-
-def noise(pixels: Tensor, step: int, *, seed: int) -> Tensor:
-    """`pixels` after `step` steps of forward diffusion, same shape and dtype.
-
-        √ᾱ_t · v + √(1−ᾱ_t) · ε,   ᾱ_t = Π_{s≤t} (1 − β_s),   β = σ(linspace(−6, 6, 1000)) · (0.005 − 1e-5) + 1e-5
-
-    Every image gets the same ε, so that a row does not depend on its batch-mates.
+def prompt_by_hand(blind_inputs: Inputs, rows: int) -> BlindPrompt:
+    """An image-free prompt from the forward arguments that a user gives for it.
 
     Args:
-        pixels: (images, …) preprocessed pixels.
-        step: t in 0 … 999.
-        seed: of ε.
+        blind_inputs: `input_ids` (n, width) left-padded, `attention_mask` (all ones by default), `position_ids`
+            (counted over the mask by default), and whatever else the model's forward wants, (n, …) each.
+        rows: how many rows `generate` works on: a multiple of n.
 
-    Source: arXiv:2311.16922, on the preprocessed pixels as in the authors' code.
+    Raises:
+        ValueError: where the rows do not fit.
     """
-    betas = torch.sigmoid(torch.linspace(-6, 6, 1000, dtype=torch.float64)) * (0.5e-2 - 1e-5) + 1e-5
-    kept = torch.cumprod(1 - betas, dim=0)[step]
-    drawn = torch.randn(pixels.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (kept.sqrt() * pixels.cpu().double() + (1 - kept).sqrt() * drawn).to(pixels.dtype).to(pixels.device)
+    ids = blind_inputs["input_ids"]
+    if rows % len(ids):
+        raise UserError(
+            f"vdd: `generate` works on {rows} rows and blind_inputs has {len(ids)}; wanted as many prompts as the "
+            "batch has."
+        )
+    mask = blind_inputs.get("attention_mask", torch.ones_like(ids))
+    known = {"input_ids", "attention_mask", "position_ids"}
+    prompt = BlindPrompt(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=blind_inputs.get("position_ids", _counted(mask)),
+        extras={name: tensor for name, tensor in blind_inputs.items() if name not in known},
+    )
+    return prompt.select([row // (rows // len(ids)) for row in range(rows)])
 
 
-def _text_prompts(
-    rows: list[Row], config: DebiasConfig, family: Family, processor: Any, device: torch.device
-) -> tuple[BlindPrompt, ...]:
+def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> tuple[BlindPrompt, ...]:
     prompts = []
     if config.reference in ("none", "both"):
-        cutter = _Cutter(family, processor if config.derive == "template" else None)
-        prompts.append(_padded([cutter.cut(row) for row in rows], device))
+        placeholders = Placeholders(family, processor, derive=config.derive)
+        prompts.append(_padded([placeholders.without(row) for row in batch.rows], family, batch.ids.device))
     if config.reference in ("unk", "both"):
-        unk = _unk_id(processor)
-        per_patch = config.unk_per == "patch"
-        prompts.append(_padded([_to_unk(row, unk, family, per_patch=per_patch) for row in rows], device))
+        placeholders, unk = Placeholders(family, processor), _unk_id(processor)
+        rows = batch.rows
+        if config.unk_per == "patch":
+            rows = [_each_to(unk, row, placeholders.is_image(row)) for row in rows]
+        else:
+            rows = [placeholders.with_unk(row, unk) for row in rows]
+        prompts.append(_padded(rows, family, batch.ids.device))
     if config.reference == "mask":
-        hidden = [[token in family.image_ids for token in row] for row in rows]
-        blanked = [[0 if token in family.image_ids else token for token in row] for row in rows]
-        prompts.append(_padded(blanked, device, hidden=hidden))
+        hidden = _hidden(batch, family, processor)
+        positions = family.positions(batch.ids, batch.mask, _with_grids(batch, family))
+        ids, mask = batch.ids.masked_fill(hidden, 0), batch.mask.masked_fill(hidden, 0)
+        prompts.append(BlindPrompt(ids, mask, positions, _types(ids, family, of_images=None)))
     return tuple(prompts)
 
 
-def _padded(
-    rows: list[Row],
-    device: torch.device,
-    *,
-    hidden: list[list[bool]] | None = None,
-    pixels: Mapping[str, Tensor] | None = None,
-    images: Sequence[Sequence[int]] | None = None,
-) -> BlindPrompt:
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, width - len(row) :] = torch.tensor(row)
-        real[number, width - len(row) :] = 1
-    mask = real.clone()
-    for number, row_hidden in enumerate(hidden or []):
-        mask[number, width - len(row_hidden) :] &= ~torch.tensor(row_hidden)
-    positions = (real.cumsum(-1) - 1).clamp(min=0)
+def _pixel_prompt(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> BlindPrompt:
+    """The prompt with its images, one of the two changed."""
+    if batch.inputs is None or not any("pixel_values" in name for name in batch.inputs):
+        raise UserError(
+            f"vdd: the reference `{config.reference}` looks at pixels, and none came with these prompts; wanted the "
+            "same batch: VDDLogitsProcessor(model, processor, inputs=inputs, …) with what `generate` is given, "
+            "`use_inputs(inputs)` before the next batch, or vdd.generate(model, processor, **inputs, …)."
+        )
+    inputs = batch.inputs
+    pixels = {name: inputs[name] for name in family.pixel_inputs if name in inputs}
+    if config.reference == "instruction":
+        batch = _disturbed(batch, config.instruction, family, processor)
+    else:
+        pixels = {name: degraded(name, tensor, inputs, config) for name, tensor in pixels.items()}
     return BlindPrompt(
-        ids.to(device), mask.to(device), positions.to(device), pixels or {}, images or [() for _ in rows]
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=family.positions(batch.ids, batch.mask, batch.inputs),
+        extras=_types(batch.ids, family, of_images=_hidden(batch, family, processor)),
+        pixels=pixels,
+        sources=tuple(range(len(batch.ids))),
     )
 
 
-def _unpadded(input_ids: Tensor, family: Family, processor: Any, inputs: Mapping[str, Tensor] | None) -> list[Row]:
-    rows: list[Row] = input_ids.tolist()
-    repeats = _repeats(input_ids, inputs)
-    if inputs is not None and "attention_mask" in inputs and repeats:
-        masks = inputs["attention_mask"].repeat_interleave(repeats, dim=0).tolist()
-        pairs = zip(rows, masks, strict=True)
-        return [[token for token, real in zip(row, mask, strict=True) if real] for row, mask in pairs]
-    tokenizer = tokenizer_of(processor)
-    pad, bos = getattr(tokenizer, "pad_token_id", family.pad_id), getattr(tokenizer, "bos_token_id", family.bos_id)
-    return [_strip_leading(row, pad, keep=int(pad == bos)) for row in rows]
+def _behind_encoder(prompt: BlindPrompt, decoder_ids: Tensor) -> BlindPrompt:
+    ones = torch.ones_like(decoder_ids)
+    extras = {**prompt.extras, "encoder_ids": prompt.input_ids, "encoder_mask": prompt.attention_mask}
+    return replace(prompt, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
 
 
-def _repeats(input_ids: Tensor, inputs: Mapping[str, Tensor] | None) -> int:
-    """How often each row of `inputs` stands in `input_ids` (beams, returned sequences); 0 where they differ."""
-    if inputs is None or len(input_ids) % len(inputs["input_ids"]):
-        return 0
-    repeats = len(input_ids) // len(inputs["input_ids"])
-    given = inputs["input_ids"].to(input_ids.device).repeat_interleave(repeats, dim=0)
-    return repeats if torch.equal(given, input_ids) else 0
+def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPrompt:
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        own = slice(0, len(row)) if family.encoder_decoder else slice(width - len(row), width)
+        ids[number, own] = torch.tensor(row)
+        mask[number, own] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    return BlindPrompt(ids, mask, family.positions(ids, mask, None), _types(ids, family, of_images=None))
 
 
-def _strip_leading(row: Row, pad: int | None, *, keep: int) -> Row:
-    """`row` without its padding; where that token begins every text as well, `keep` = 1 of them is the prompt's own."""
-    start = 0
-    while start < len(row) and row[start] == pad:
-        start += 1
-    return row[max(start - keep, 0) :]
+def _counted(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def _to_unk(row: Row, unk: int, family: Family, *, per_patch: bool) -> Row:
-    out: Row = []
-    inside = False
-    for token in row:
-        is_image = token in family.image_ids
-        if not is_image:
-            out.append(token)
-        elif per_patch or not inside:
-            out.append(unk)
-        inside = is_image
-    return out
+def _types(ids: Tensor, family: Family, *, of_images: Tensor | None) -> dict[str, Tensor]:
+    """The token-type argument, where the family has one: 1 on image tokens if it tells them apart."""
+    if family.adapter.types is None:
+        return {}
+    name, tells_apart = family.adapter.types
+    zeros = torch.zeros_like(ids)
+    return {name: of_images.to(ids.dtype) if tells_apart and of_images is not None else zeros}
+
+
+def _hidden(batch: Batch, family: Family, processor: Any) -> Tensor:
+    """(rows, width): True on image tokens."""
+    placeholders = Placeholders(family, processor, derive="ids")
+    return torch.tensor([placeholders.is_image(row) for row in batch.ids.tolist()], device=batch.ids.device)
+
+
+def _with_grids(batch: Batch, family: Family) -> Inputs | None:
+    """The inputs that image tokens' positions are computed from; an error where they are missing."""
+    if family.rope_index is not None and batch.inputs is None:
+        raise UserError(
+            f"vdd: in the family {family.kind!r} the reference `mask` needs the images' grids, which a logits "
+            "processor is not shown; wanted VDDLogitsProcessor(model, processor, inputs=inputs, reference='mask')."
+        )
+    return batch.inputs
+
+
+def _each_to(unk: int, row: Row, is_image: list[bool]) -> Row:
+    return [unk if hidden else token for token, hidden in zip(row, is_image, strict=True)]
 
 
 def _unk_id(processor: Any) -> int:
-    unk = getattr(tokenizer_of(processor), "unk_token_id", None)
-    if unk is None:
+    tokenizer = tokenizer_of(processor)
+    unk = getattr(tokenizer, "unk_token_id", None)
+    if unk is None or unk in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         raise UserError(
-            "vdd: the reference `unk` needs a tokenizer with an unknown token, and this one has none "
-            f"({type(tokenizer_of(processor)).__name__}). Pass the processor, or use reference='none'."
+            "vdd: the reference `unk` needs a tokenizer with an unknown token of its own, and this one has none "
+            f"({type(tokenizer).__name__}). Pass the processor, or use reference='none'."
         )
     return int(unk)
 
 
-class _Cutter:
-    """Takes images out of prompts; what the template and the tokenizer say is looked up once."""
-
-    def __init__(self, family: Family, processor: Any) -> None:
-        self.family = family
-        self.tokenizer = tokenizer_of(processor)
-        self.around = _template_residue(processor)
-        self.pattern = None if self.around is None else _image_pattern(self.around, family, self.tokenizer)
-
-    def cut(self, row: Row) -> Row:
-        if self.around is not None and self.pattern is not None:
-            text = self.tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if self.tokenizer(text, add_special_tokens=False)["input_ids"] == row:
-                row = list(self.tokenizer(self.pattern.sub("", text), add_special_tokens=False)["input_ids"])
-            else:
-                row = _cut_tokens(row, self.around[1], self.family, self.tokenizer)
-        return [token for token in row if token not in self.family.image_ids]
-
-
-def _template_residue(processor: Any) -> tuple[str, str] | None:
-    """(before, after): what the chat template writes around an image's placeholder, found by leaving the image out."""
-    if not getattr(processor, "chat_template", None) or not hasattr(processor, "apply_chat_template"):
-        return None
-    text = {"type": "text", "text": "\u2042"}
-    seen, blind = (
-        processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        for content in ([{"type": "image"}, text], [text])
-    )
-    placeholder = placeholder_of(processor)
-    start = next((i for i, (a, b) in enumerate(zip(seen, blind, strict=False)) if a != b), len(blind))
-    added = seen[start : start + len(seen) - len(blind)]
-    if placeholder not in added or seen[:start] + seen[start + len(added) :] != blind:
-        return None
-    before, _, after = added.partition(placeholder)
-    return before, after
-
-
-def _image_pattern(around: tuple[str, str], family: Family, tokenizer: Any) -> re.Pattern[str]:
-    """One image, with its residue where that is there; tokenizers differ in the spaces they write between tokens."""
-    before, after = around
-    token = "(?:" + "|".join(re.escape(tokenizer.decode([token])) for token in sorted(family.image_ids)) + ")"
-    head = "(?:" + re.escape(before.rstrip(" ")) + " *)?" if before.strip(" ") else ""
-    tail = "(?:" + (" *" if after.strip(" ") else "") + re.escape(after) + ")?" if after else ""
-    return re.compile(f"{head}(?:{token} *)*{token}{tail}")
-
-
-def _cut_tokens(row: Row, after: str, family: Family, tokenizer: Any) -> Row:
-    """Cut each image's run, and the tokens behind it whose text is `after`."""
-    out: Row = []
-    position = 0
-    while position < len(row):
-        if row[position] not in family.image_ids:
-            out.append(row[position])
-            position += 1
-            continue
-        while position < len(row) and row[position] in family.image_ids:
-            position += 1
-        for length in (1, 2, 3):
-            if after.strip(" ") and tokenizer.decode(row[position : position + length]).strip(" ") == after.strip(" "):
-                position += length
-                break
-    return out
-
-
-def _disturb(row: Row, instruction: str, processor: Any) -> Row:
+def _disturbed(batch: Batch, instruction: str, family: Family, processor: Any) -> Batch:
     """Put the disturbance where LLaVA's system prompt stands: first, behind the beginning-of-sequence token."""
     if processor is None:
         raise UserError(
             "vdd: reference='instruction' needs the processor; wanted VDDLogitsProcessor(model, processor)."
         )
-    tokenizer = tokenizer_of(processor)
-    start = 1 if row[0] == tokenizer.bos_token_id else 0
-    put = tokenizer(instruction + " ", add_special_tokens=False)["input_ids"]
-    return row[:start] + list(put) + row[start:]
-
-
-def _pixels_of(
-    input_ids: Tensor, config: DebiasConfig, family: Family, inputs: Mapping[str, Tensor] | None
-) -> tuple[dict[str, Tensor], list[Sequence[int]]]:
-    """The pixel arguments in `inputs`, and which of their entries belong to each row."""
-    pixels = {name: inputs[name] for name in family.pixel_inputs if inputs is not None and name in inputs}
-    if inputs is None or not pixels:
+    tokenizer, rows = tokenizer_of(processor), batch.rows
+    put = list(tokenizer(instruction + " ", add_special_tokens=False)["input_ids"])
+    starts = [int(row[0] == tokenizer.bos_token_id) for row in rows]
+    longer = [row[:start] + put + row[start:] for row, start in zip(rows, starts, strict=True)]
+    prompt = _padded(longer, family, batch.ids.device)
+    inputs = dict(batch.inputs or {})
+    aligned = {name for name, tensor in inputs.items() if tensor.shape[:2] == batch.ids.shape} - {"input_ids"}
+    refused = aligned.intersection(family.pixel_inputs)
+    if refused:
         raise UserError(
-            f"vdd: the reference `{config.reference}` looks at pixels, and none came; "
-            "wanted VDDLogitsProcessor(model, processor, inputs=inputs, …) with what `generate` is given."
+            f"vdd: reference='instruction' makes no sense for the family {family.kind!r}: {', '.join(refused)} says "
+            "for each token of the prompt which images it sees, and the disturbance is none of them."
         )
-    repeats = _repeats(input_ids, inputs)
-    if not repeats:
-        raise UserError(
-            f"vdd: `generate` was called on ids of shape {tuple(input_ids.shape)}, `inputs` has "
-            f"{tuple(inputs['input_ids'].shape)} or other ids; wanted the same batch. "
-            "Make one processor per batch, or call `use_inputs(inputs)`."
-        )
-    is_image = torch.isin(input_ids, torch.tensor(sorted(family.image_ids), device=input_ids.device))
-    counts = is_image.sum(-1).tolist()[::repeats]
-    per_image = sum(counts) // len(next(iter(pixels.values())))
-    images: list[Sequence[int]] = []
-    start = 0
-    for count in counts:
-        own = range(start, start + count // per_image)
-        images += [own] * repeats
-        start = own.stop
-    return pixels, images
-
-
-def _degrade(pixels: Tensor, config: DebiasConfig) -> Tensor:
-    if config.reference == "zero":
-        return torch.zeros_like(pixels)
-    if config.reference == "one":
-        return torch.ones_like(pixels)
-    return noise(pixels, config.noise_step, seed=config.seed)
-
-
-def _name(family: Family, processor: Any) -> str:
-    tokenizer = tokenizer_of(processor)
-    ids = sorted(family.image_ids)
-    return ", ".join(map(str, ids)) if tokenizer is None else ", ".join(tokenizer.decode([i]) for i in ids)
+    for name in aligned:
+        values = torch.zeros_like(prompt.input_ids)
+        for row, (own, start) in enumerate(zip(inputs[name], starts, strict=True)):
+            kept = own[batch.mask[row].bool()]
+            values[row, -len(kept) :] = kept
+            values[row, -len(kept) - len(put) : -len(kept) + start] = torch.cat(
+                [kept[:start], kept.new_zeros(len(put))]
+            )
+        inputs[name] = values
+    return Batch(prompt.input_ids, prompt.attention_mask, batch.repeats, inputs)
 
 
 def _digest(tensor: Tensor) -> bytes:

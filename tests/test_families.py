@@ -1,0 +1,192 @@
+"""Every family on a tiny random model: the tokens of a from-scratch recompute, an untouched main branch, any batch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+from transformers import GenerationMixin, LogitsProcessor
+
+import vdd
+from tests.oracles.families import Recompute, blind_rows
+from tests.zoo import MEMBERS, Member, picture
+from tests.zoo.member import REFERENCES
+from vdd.generation import CalledLogitsProcessor
+
+STEPS = 5
+QUESTIONS = ["is it red ?", "what color is the dog in the image ?"]
+DECODING = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "temperature": 1.3, "top_k": 0},
+    "beams": {"do_sample": False, "num_beams": 3},
+}
+STRONG = {"alpha": 2.0, "beta": 0.02}
+PIXELS = ("noise", "zero", "one")
+
+
+@lru_cache(maxsize=4)
+def built(member: Member):
+    if not member.available:
+        pytest.skip(f"this version of transformers has no {member.model_class}")
+    return member.build()
+
+
+def pictures(member: Member, questions, first: int = 0):
+    return [[picture(first + n)] for n in range(len(questions))]
+
+
+def width_of(model, inputs) -> int:
+    """Columns of the prompt as processors see it: an encoder-decoder's begin with one start token."""
+    return (
+        1
+        if model.config.is_encoder_decoder or model.config.get_text_config().is_encoder_decoder
+        else inputs["input_ids"].shape[1]
+    )
+
+
+def generated(model, inputs, plugins, seed: int = 0, **decoding) -> list[list[int]]:
+    """The new tokens of each row; Janus' own `generate` leaves processors out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        call = type(model).generate
+        if model.config.model_type == "janus":
+            call = GenerationMixin.generate
+        out = call(model, **inputs, max_new_tokens=STEPS, logits_processor=plugins, **decoding)
+    return new_tokens(out, inputs)
+
+
+def new_tokens(out, inputs) -> list[list[int]]:
+    width = inputs["input_ids"].shape[1]
+    shown = out.shape[1] > width and torch.equal(
+        out[:: len(out) // len(inputs["input_ids"]), :width], inputs["input_ids"]
+    )
+    return out[:, width if shown else 0 :].tolist()
+
+
+def plugin_for(member, model, processor, inputs, **options) -> CalledLogitsProcessor:
+    return CalledLogitsProcessor(model, processor, inputs=inputs, **options)
+
+
+everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+
+
+@everyone
+@pytest.mark.parametrize("decoding", DECODING)
+def test_tokens_equal_a_recompute_from_scratch(member, decoding, family_result):
+    model, processor = built(member)
+    shown = pictures(member, QUESTIONS)
+    inputs = member.inputs(processor, QUESTIONS, shown)
+    oracle = Recompute(
+        blind_rows(member, model, processor, QUESTIONS, shown, "none"), width_of(model, inputs), **STRONG
+    )
+    want = generated(model, inputs, [oracle], **DECODING[decoding])
+    got = generated(model, inputs, [plugin_for(member, model, processor, inputs, **STRONG)], **DECODING[decoding])
+    assert got == want
+    assert got != generated(model, inputs, [], **DECODING[decoding])
+    family_result(member, decoding)
+
+
+@everyone
+@pytest.mark.parametrize("reference", [name for name in REFERENCES if name != "none"])
+def test_each_reference_equals_a_recompute_or_is_a_clear_error(member, reference, family_result):
+    model, processor = built(member)
+    shown = pictures(member, QUESTIONS)
+    inputs = member.inputs(processor, QUESTIONS, shown)
+    plugin = plugin_for(member, model, processor, inputs, reference=reference, **STRONG)
+    if reference not in member.references:
+        with pytest.raises(ValueError, match=r"vdd: .*(makes no sense|unknown token)"):
+            generated(model, inputs, [plugin])
+        return
+    oracle = Recompute(
+        blind_rows(member, model, processor, QUESTIONS, shown, reference), width_of(model, inputs), **STRONG
+    )
+    assert generated(model, inputs, [plugin]) == generated(model, inputs, [oracle])
+    family_result(member, reference)
+
+
+class Watching(LogitsProcessor):
+    """Keeps the scores it is shown, lets a plugin run, and returns them as they were."""
+
+    def __init__(self, plugin=None) -> None:
+        self.plugin, self.scores = plugin, []
+
+    def __call__(self, input_ids, scores):
+        self.scores.append(scores.clone())
+        if self.plugin is not None:
+            self.plugin(input_ids, scores)
+        return scores
+
+
+@everyone
+def test_the_main_branchs_logits_are_untouched_bit_for_bit(member):
+    model, processor = built(member)
+    inputs = member.inputs(processor, QUESTIONS, pictures(member, QUESTIONS))
+    alone = Watching()
+    generated(model, inputs, [alone])
+    for reference in [name for name in member.references if name != "both"]:
+        beside = Watching(plugin_for(member, model, processor, inputs, reference=reference))
+        generated(model, inputs, [beside])
+        assert all(map(torch.equal, alone.scores, beside.scores)), reference
+
+
+@everyone
+def test_a_second_generate_equals_the_first_and_another_batch_between_changes_nothing(member):
+    model, processor = built(member)
+    inputs = member.inputs(processor, QUESTIONS, pictures(member, QUESTIONS))
+    other = member.inputs(processor, QUESTIONS[:1], pictures(member, QUESTIONS[:1], first=9))
+    plugin = plugin_for(member, model, processor, inputs)
+    first = generated(model, inputs, [plugin], num_beams=2)
+    plugin.use_inputs(other)
+    between = generated(model, other, [plugin])
+    assert between == generated(model, other, [plugin_for(member, model, processor, other)])
+    plugin.use_inputs(inputs)
+    assert generated(model, inputs, [plugin], num_beams=2) == first
+
+
+@everyone
+def test_batch_mates_do_not_change_a_row(member):
+    model, processor = built(member)
+    questions = QUESTIONS if member.padded else ["is it red ?", "is it blue ?"]
+    shown = pictures(member, questions)
+    together = generated(model, *_with_plugin(member, model, processor, questions, shown))
+    for row, question in enumerate(questions):
+        alone = generated(model, *_with_plugin(member, model, processor, [question], [shown[row]]))[0]
+        assert together[row][: len(alone)] == alone
+
+
+def _with_plugin(member, model, processor, questions, shown):
+    inputs = member.inputs(processor, questions, shown)
+    return inputs, [plugin_for(member, model, processor, inputs)]
+
+
+@everyone
+def test_several_images_a_prompt_and_rows_without_one(member, family_result):
+    model, processor = built(member)
+    shown = [[picture(n) for n in range(member.max_images)], [picture(5)]]
+    questions = list(QUESTIONS)
+    if member.mixed:
+        shown.append([])
+        questions.append("is there a fox ?")
+    if member.max_images == 1 and not member.mixed:
+        pytest.skip(f"{member.name} takes one image in every prompt")
+    inputs = member.inputs(processor, questions, shown)
+    for reference in ("none", *(name for name in PIXELS if name in member.references)):
+        plugin = plugin_for(member, model, processor, inputs, reference=reference, **STRONG)
+        rows = blind_rows(member, model, processor, questions, shown, reference)
+        want = generated(model, inputs, [Recompute(rows, width_of(model, inputs), **STRONG)])
+        assert generated(model, inputs, [plugin]) == want, reference
+    family_result(member, "mixed batches")
+
+
+@everyone
+def test_generate_and_patch_give_the_same_and_leave_the_model_as_it_was(member):
+    model, processor = built(member)
+    inputs = member.inputs(processor, QUESTIONS, pictures(member, QUESTIONS))
+    want = generated(model, inputs, [plugin_for(member, model, processor, inputs, alpha=2.0)])
+    before = set(vars(model))
+    out = vdd.generate(model, processor, **inputs, alpha=2.0, max_new_tokens=STEPS)
+    assert new_tokens(out, inputs) == want
+    with vdd.patch(model, processor, alpha=2.0):
+        assert new_tokens(model.generate(**inputs, max_new_tokens=STEPS), inputs) == want
+    assert set(vars(model)) == before
