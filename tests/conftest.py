@@ -42,14 +42,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the benchmarks' real files are not at {folder}; set VDD_DATA to their folder")
     return folder
-
-
-@pytest.fixture
-def family_result(record_property):
-    """Notes in the test report what was shown to work for a family; the README's table is made from these notes."""
-
-    def note(member, what: str) -> None:
-        record_property("family", member.name)
-        record_property("works", what)
-
-    return note

@@ -6,13 +6,16 @@ from functools import lru_cache
 
 import pytest
 import torch
+import transformers
 from transformers import GenerationMixin, LogitsProcessor
 
 import vdd
-from tests.oracles.families import Recompute, blind_rows
+from tests.oracles.families import Recompute, blind_rows, masked_logits
 from tests.zoo import MEMBERS, Member, picture
 from tests.zoo.member import REFERENCES
+from vdd.config import DebiasConfig
 from vdd.generation import CalledLogitsProcessor
+from vdd.pixels import degraded
 
 STEPS = 5
 QUESTIONS = ["is it red ?", "what color is the dog in the image ?"]
@@ -23,6 +26,15 @@ DECODING = {
 }
 STRONG = {"alpha": 2.0, "beta": 0.02}
 PIXELS = ("noise", "zero", "one")
+
+
+@pytest.fixture(autouse=True)
+def reported(request, record_property):
+    """Names family and version in the test report: benchmarks/families.py makes the README's table from it."""
+    member = request.getfixturevalue("member") if "member" in request.fixturenames else None
+    if member is not None and member.available:
+        record_property("family", member.name)
+        record_property("transformers", transformers.__version__)
 
 
 @lru_cache(maxsize=4)
@@ -73,7 +85,7 @@ everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.
 
 @everyone
 @pytest.mark.parametrize("decoding", DECODING)
-def test_tokens_equal_a_recompute_from_scratch(member, decoding, family_result):
+def test_tokens_equal_a_recompute_from_scratch(member, decoding, record_property):
     model, processor = built(member)
     shown = pictures(member, QUESTIONS)
     inputs = member.inputs(processor, QUESTIONS, shown)
@@ -84,12 +96,12 @@ def test_tokens_equal_a_recompute_from_scratch(member, decoding, family_result):
     got = generated(model, inputs, [plugin_for(member, model, processor, inputs, **STRONG)], **DECODING[decoding])
     assert got == want
     assert got != generated(model, inputs, [], **DECODING[decoding])
-    family_result(member, decoding)
+    record_property("works", "none")
 
 
 @everyone
 @pytest.mark.parametrize("reference", [name for name in REFERENCES if name != "none"])
-def test_each_reference_equals_a_recompute_or_is_a_clear_error(member, reference, family_result):
+def test_each_reference_equals_a_recompute_or_is_a_clear_error(member, reference, record_property):
     model, processor = built(member)
     shown = pictures(member, QUESTIONS)
     inputs = member.inputs(processor, QUESTIONS, shown)
@@ -102,7 +114,7 @@ def test_each_reference_equals_a_recompute_or_is_a_clear_error(member, reference
         blind_rows(member, model, processor, QUESTIONS, shown, reference), width_of(model, inputs), **STRONG
     )
     assert generated(model, inputs, [plugin]) == generated(model, inputs, [oracle])
-    family_result(member, reference)
+    record_property("works", reference)
 
 
 class Watching(LogitsProcessor):
@@ -161,7 +173,7 @@ def _with_plugin(member, model, processor, questions, shown):
 
 
 @everyone
-def test_several_images_a_prompt_and_rows_without_one(member, family_result):
+def test_several_images_a_prompt_and_rows_without_one(member, record_property):
     model, processor = built(member)
     shown = [[picture(n) for n in range(member.max_images)], [picture(5)]]
     questions = list(QUESTIONS)
@@ -176,7 +188,7 @@ def test_several_images_a_prompt_and_rows_without_one(member, family_result):
         rows = blind_rows(member, model, processor, questions, shown, reference)
         want = generated(model, inputs, [Recompute(rows, width_of(model, inputs), **STRONG)])
         assert generated(model, inputs, [plugin]) == want, reference
-    family_result(member, "mixed batches")
+    record_property("works", "mixed batches")
 
 
 @everyone
@@ -190,3 +202,86 @@ def test_generate_and_patch_give_the_same_and_leave_the_model_as_it_was(member):
     with vdd.patch(model, processor, alpha=2.0):
         assert new_tokens(model.generate(**inputs, max_new_tokens=STEPS), inputs) == want
     assert set(vars(model)) == before
+
+
+@pytest.mark.parametrize("member", [m for m in MEMBERS if hasattr(m, "video_inputs")], ids=lambda member: member.name)
+@pytest.mark.parametrize("reference", ["none", "mask", "noise"])
+def test_a_video_is_taken_out_like_an_image(member, reference):
+    model, processor = built(member)
+    inputs = member.video_inputs(processor, QUESTIONS[0])
+    plugin = plugin_for(member, model, processor, inputs, reference=reference, **STRONG)
+    if reference == "none":
+        rows = [lambda tokens: member.blind_logits(model, member.blind_ids(processor, QUESTIONS[0]), tokens)]
+    elif reference == "mask":
+        rows = [lambda tokens: masked_logits(member, model, inputs, tokens)]
+    else:
+        changed = {name: degraded(name, tensor, inputs, DebiasConfig("noise")) for name, tensor in inputs.items()}
+        rows = [lambda tokens: member.seen_logits(model, changed, tokens)]
+    assert generated(model, inputs, [plugin]) == generated(
+        model, inputs, [Recompute(rows, width_of(model, inputs), **STRONG)]
+    )
+
+
+@everyone
+def test_the_plug_in_alone_takes_the_image_tokens_out_or_says_what_it_lacks(member):
+    model, processor = built(member)
+    inputs = member.inputs(processor, QUESTIONS[:1], pictures(member, QUESTIONS[:1]))
+    if member.name in ("InstructBLIP (T5)", "Florence-2", "Kosmos-2"):
+        with pytest.raises(ValueError, match=r"vdd: .*wanted"):
+            generated(model, inputs, [CalledLogitsProcessor(model)])
+        return
+    plugin = CalledLogitsProcessor(model)
+    tokens = generated(model, inputs, [plugin])
+    (prompt,) = plugin.prompt.blind
+    kept = prompt.input_ids[0].tolist()
+    row = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
+    assert not plugin.family.image_ids.intersection(kept)
+    rest = iter(row)
+    assert all(token in rest for token in kept)  # in order, nothing added
+    blind = [lambda tokens: member.blind_logits(model, kept, tokens)]
+    assert tokens == generated(model, inputs, [Recompute(blind, width_of(model, inputs))])
+
+
+# ---- families that nobody has told us about
+
+
+@pytest.fixture
+def stranger():
+    """A LLaVA under a name that the table does not hold."""
+    model, processor = MEMBERS[0].build()
+    model.config.model_type = "unheard_of"
+    return model, processor
+
+
+def test_an_unknown_family_is_an_error_that_says_how_to_pass_the_image_free_input(stranger):
+    model, processor = stranger
+    with pytest.raises(ValueError, match=r"family 'unheard_of', whose image-free input is not known; .*blind_inputs="):
+        vdd.VDDLogitsProcessor(model, processor)
+    with pytest.raises(ValueError, match="unheard_of"), vdd.patch(model, processor):
+        pass
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+def test_an_image_free_input_given_by_hand_serves_any_family(stranger, decoding):
+    model, processor = stranger
+    member = MEMBERS[0]
+    shown = pictures(member, QUESTIONS)
+    inputs = member.inputs(processor, QUESTIONS, shown)
+    rows = blind_rows(member, model, processor, QUESTIONS, shown, "none")
+    want = generated(model, inputs, [Recompute(rows, width_of(model, inputs))], **DECODING[decoding])
+    blind = processor.tokenizer(
+        [member.prompt(processor, q, 0) for q in QUESTIONS], padding=True, return_tensors="pt", add_special_tokens=False
+    )
+    plugin = vdd.VDDLogitsProcessor(model, blind_inputs=dict(blind))
+    assert generated(model, inputs, [plugin], **DECODING[decoding]) == want
+    if decoding == "greedy":
+        out = vdd.generate(model, **inputs, blind_inputs=dict(blind), max_new_tokens=STEPS)
+        assert new_tokens(out, inputs) == want
+
+
+def test_image_free_input_for_another_number_of_prompts_is_an_error(stranger):
+    model, processor = stranger
+    inputs = MEMBERS[0].inputs(processor, QUESTIONS, pictures(MEMBERS[0], QUESTIONS))
+    blind = {"input_ids": torch.ones(3, 4, dtype=torch.long)}
+    with pytest.raises(ValueError, match="works on 2 rows and blind_inputs has 3"):
+        generated(model, inputs, [vdd.VDDLogitsProcessor(model, blind_inputs=blind)])

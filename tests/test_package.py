@@ -110,6 +110,7 @@ def test_the_shipped_weights_are_as_small_as_promised():
 def test_a_wheel_holds_every_module_and_nothing_but_vdd():
     found = set(find_packages(str(ROOT), include=["vdd*"]))
     wanted = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "vdd").rglob("*.py")}
+    wanted -= {"vdd.integrations.custom_generate.custom_generate"}  # a folder for the Hub, no package
     assert found == wanted
     assert {name.split(".")[0] for name in found} == {"vdd"}
 

@@ -94,7 +94,7 @@ class Placeholders:
 
     def _replaced(self, row: Row, unk: int | None, residue: Residue) -> Row:
         blocks = self.blocks(row)
-        if residue == _NO_RESIDUE or not blocks:
+        if residue == _NO_RESIDUE or not blocks or self.tokenizer is None:
             return _substituted(row, blocks, [[] if unk is None else [unk] * block.images for block in blocks])
         marked = _substituted(row, blocks, [[row[block.start]] * block.images for block in blocks])
         text = self.tokenizer.decode(marked, skip_special_tokens=False, clean_up_tokenization_spaces=False)

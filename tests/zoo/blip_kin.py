@@ -114,7 +114,7 @@ class InstructBlip(Blip):
     model_class = "InstructBlipForConditionalGeneration"
     kind = "InstructBlip"
     references = NO_UNK  # the published unknown token is the end token
-    notes = "image tokens before the padding; text by model.language_model; its generate is the language model's"
+    notes = "its unknown token is its end token"
 
     def text_config(self, vocab: int) -> Any:
         return transformers.LlamaConfig(
@@ -165,7 +165,7 @@ class InstructBlipT5(InstructBlip):
     counts_columns = True
     references = REFERENCES
     seed = 36
-    notes = "encoder-decoder: processors see decoder ids; padded on the right"
+    notes = "encoder-decoder: wants `inputs=`"
 
     def text_config(self, vocab: int) -> Any:
         return transformers.T5Config(
@@ -210,7 +210,7 @@ class Blip2(Blip):
     kind = "Blip2"
     references = NO_UNK  # the published unknown token is the end token
     seed = 32
-    notes = "as InstructBLIP, without a second tokenizer"
+    notes = "its unknown token is its end token"
 
     def text_config(self, vocab: int) -> Any:
         return transformers.OPTConfig(

@@ -30,7 +30,7 @@ class Florence2(Member):
     model_class = "Florence2ForConditionalGeneration"
     max_images = 1
     mixed = False
-    notes = "encoder-decoder: processors see decoder ids; padded on the right"
+    notes = "encoder-decoder: wants `inputs=`"
 
     def build(self) -> tuple[Any, Any]:
         from transformers import BartConfig, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
@@ -124,7 +124,7 @@ class Kosmos2(Member):
     mixed = False
     seed = 22
     places = 4
-    notes = "text by model.text_model; image_embeds_position_mask says where the image is; positions from pad id + 1"
+    notes = "wants the processor; transformers itself misplaces padded rows"
 
     def build(self) -> tuple[Any, Any]:
         from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor

@@ -78,7 +78,6 @@ def exact_attention(
 class Gemma3(Nested):
     name = "Gemma3"
     model_class = "Gemma3ForConditionalGeneration"
-    notes = "begin/end-of-image and added newlines; token_type_ids; sliding window"
 
     template = (
         "{{ bos_token }}{%- for message in messages -%}{{ '<start_of_turn>' + message['role'] + '\n' }}"
@@ -135,7 +134,6 @@ class Gemma4(Gemma3):
 
     name = "Gemma4"
     model_class = "Gemma4ForConditionalGeneration"
-    notes = "begin/end-of-image and the template's newlines; mm_token_type_ids, image_position_ids; sliding window"
 
     template = (
         "{{- bos_token }}{%- for message in messages -%}{{- '<|turn>' + message['role'] + '\n' }}"
@@ -225,7 +223,6 @@ class PaliGemma(Member):
     name = "PaliGemma"
     model_class = "PaliGemmaForConditionalGeneration"
     mixed = False  # 5.x puts the <bos> of a row without an image into its middle
-    notes = "no chat template; positions from 1; the prompt is bidirectional: token_type_ids = 0"
 
     start = 1
     text = {"model_type": "gemma", "num_hidden_layers": 2}  # noqa: RUF012

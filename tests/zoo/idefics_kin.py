@@ -98,7 +98,7 @@ class Idefics3(Nested):
     name = "Idefics3"
     model_class = "Idefics3ForConditionalGeneration"
     references = ("none", "mask", "noise", "one")  # no unknown token; an image of zeros is padding
-    notes = "fake, row/column and global tokens; pixel_values are (rows, tiles, …)"
+    notes = "takes an image of zeros for padding"
 
     kind = "Idefics3"
     specials = ("<|pad|>", "<|begin_of_text|>", "<|end_of_text|>", "<end_of_utterance>")

@@ -42,7 +42,7 @@ class Janus(LivelyMember):
     model_class = "JanusForConditionalGeneration"
     references = ("none", "mask", "noise", "zero", "one")
     weights: ClassVar[dict[str, Any]] = {"seed": 5}
-    notes = "its own generate drops processors"
+    notes = "by `vdd.generate` or `vdd.patch`: its own generate drops processors"
 
     def build(self) -> tuple[Any, Any]:
         from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT

@@ -116,7 +116,6 @@ class LlavaNext(Llava):
     name = "LLaVA-NeXT"
     seed = 12
     model_class = "LlavaNextForConditionalGeneration"
-    notes = "tiles of any resolution, image_sizes"
     template = (
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
         "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
@@ -160,7 +159,7 @@ class LlavaOnevision(Kin):
     seed = 55
     model_class = "LlavaOnevisionForConditionalGeneration"
     references = NO_UNK  # Qwen2's tokenizer has no unknown token
-    notes = "tiles for a single image, batch_num_images; video tokens"
+    notes = "videos too"
     template = (
         "{% for message in messages %}<|im_start|>{{ message['role'] }} "
         "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
@@ -251,7 +250,6 @@ TURNS = (
 class Pixtral(Llava):
     name = "Pixtral"
     seed = 57
-    notes = "a LLaVA with image_sizes; a break token behind each row, an end token"
     template = "{{ bos_token }}" + TURNS
 
     def build(self) -> tuple[Any, Any]:
@@ -274,7 +272,6 @@ class Mistral3(Llava):
     name = "Mistral3"
     seed = 27
     model_class = "Mistral3ForConditionalGeneration"
-    notes = "as Pixtral, patches merged by 2 × 2; a system prompt in the template"
     template = "{{ bos_token }}[SYSTEM_PROMPT]it has no image .[/SYSTEM_PROMPT]" + TURNS
 
     def build(self) -> tuple[Any, Any]:
@@ -298,7 +295,6 @@ class InternVL(Kin):
     seed = 3
     model_class = "InternVLForConditionalGeneration"
     references = NO_UNK
-    notes = "tiles, flat over the images; <img> and </img> around them"
     template = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
         "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
@@ -346,7 +342,6 @@ class Aria(Llava):
     name = "Aria"
     seed = 7
     model_class = "AriaForConditionalGeneration"
-    notes = "pixel_mask; <fim_prefix> and <fim_suffix> in the template"
     template = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
         "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"

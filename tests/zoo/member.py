@@ -87,8 +87,10 @@ class Member:
         raise NotImplementedError
 
     def image_places(self, model: Any, inputs: Any) -> Tensor:
-        """(rows, width): True where image features stand."""
-        return inputs["input_ids"] == model.config.image_token_id
+        """(rows, width): True where image or video features stand."""
+        names = ("image_token_id", "video_token_id", "video_token_index")
+        places = torch.tensor([getattr(model.config, name) for name in names if hasattr(model.config, name)])
+        return torch.isin(inputs["input_ids"], places)
 
     @torch.no_grad()
     def blind_logits(self, model: Any, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:

@@ -43,7 +43,7 @@ class Mllama(Nested):
     references = ("none", "mask", "noise", "zero", "one")  # no unknown token
     max_images = 1  # text before an image attends evenly to all images of the batch, the padding's too
     mixed = False  # for the same reason, and 4.57's processor refuses it
-    notes = "cross-attention: cross_attention_mask and aspect_ratio_* are left out"
+    notes = "`none` adds no system prompt, as its template would"
 
     def processor(self) -> Any:
         tokenizer = spaced_tokenizer(SPECIALS, PLAIN)

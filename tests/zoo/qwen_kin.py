@@ -252,7 +252,7 @@ class Qwen35(MropeMember):
     weights: ClassVar[dict[str, Any]] = {"seed": 4, "std": 0.15}
     tolerance = 1e-4  # the linear attention computes in float32
     references = ("none", "noise", "zero", "one")  # a masked position changes a linear layer's state
-    notes = "linear attention in three of four layers"
+    notes = "linear attention: rejected drafts are read again"
     text: ClassVar[dict[str, Any]] = {
         **TEXT,
         "rope_scaling": INTERLEAVED,

@@ -67,7 +67,7 @@ class Phi4(Member):
     model_class = "Phi4MultimodalForCausalLM"
     references = NO_UNK  # the published unknown token is the end token
     seed = 33
-    notes = "image_pixel_values; an image's crops in a dimension of their own"
+    notes = "its unknown token is its end token"
     template = (
         "{% for message in messages %}<|{{ message['role'] }}|>{% for part in message['content'] %}"
         "{% if part['type'] == 'image' %}<|image|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>"
@@ -142,7 +142,7 @@ class Codebook(Member):
 class Emu3(Codebook):
     name = "Emu3"
     model_class = "Emu3ForConditionalGeneration"
-    notes = "its size in words before the image, a token behind it"
+    notes = "4.57 itself drops the image"
     template = (
         "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
         "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
@@ -217,7 +217,6 @@ class Chameleon(Codebook):
     name = "Chameleon"
     counts_columns = True
     model_class = "ChameleonForConditionalGeneration"
-    notes = "a separator behind the prompt; its logits of image tokens are the lowest float"
 
     def build(self) -> tuple[Any, Any]:
         from transformers import ChameleonConfig, ChameleonForConditionalGeneration
