@@ -14,8 +14,10 @@ from tests.oracles.families import Recompute, blind_rows, masked_logits
 from tests.zoo import MEMBERS, Member, picture
 from tests.zoo.member import REFERENCES
 from vdd.config import DebiasConfig
+from vdd.families import family_of
 from vdd.generation import CalledLogitsProcessor
 from vdd.pixels import degraded
+from vdd.placeholders import Placeholders
 
 STEPS = 5
 QUESTIONS = ["is it red ?", "what color is the dog in the image ?"]
@@ -240,6 +242,34 @@ def test_the_plug_in_alone_takes_the_image_tokens_out_or_says_what_it_lacks(memb
     assert all(token in rest for token in kept)  # in order, nothing added
     blind = [lambda tokens: member.blind_logits(model, kept, tokens)]
     assert tokens == generated(model, inputs, [Recompute(blind, width_of(model, inputs))])
+
+
+@everyone
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # InternVL's processor in 4.57
+def test_a_conversation_of_several_turns_is_rendered_without_its_images(member):
+    model, processor = built(member)
+    if not getattr(processor, "chat_template", None) or member.name == "Mllama" or member.name.startswith("GLM"):
+        pytest.skip("no chat template, one that adds a system prompt, or a tiny tokenizer that lacks its words")
+    image = [{"type": "image"}]
+    seen, blind = (
+        processor.apply_chat_template(
+            [
+                {"role": "user", "content": [*shown, {"type": "text", "text": "is it red ?"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+                {"role": "user", "content": [*shown, {"type": "text", "text": "what color is the dog ?"}]},
+            ],
+            add_generation_prompt=True,
+        )
+        for shown in (image, [])
+    )
+    images = [picture(0), picture(1)]
+    try:
+        ids = processor(text=[seen], images=[images], return_tensors="pt", add_special_tokens=False)["input_ids"]
+    except (AttributeError, ValueError):  # some take the images of a batch in one list
+        ids = processor(text=[seen], images=images, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    got = Placeholders(family_of(model, processor), processor).without(ids[0].tolist())
+    want = processor.tokenizer(blind, add_special_tokens=False).input_ids
+    assert got[-len(want) :] == want  # some processors write a beginning of their own
 
 
 # ---- families that nobody has told us about
