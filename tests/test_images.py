@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from vdd import images
 from vdd._check import UserError
-from vdd.images import ImageError, image_path, load_image, to_rgb
+from vdd.images import ImageError, as_picture, image_path, load_image, to_rgb
 
 
 def saved(tmp_path, image, name="x.png", **options):
@@ -115,7 +115,7 @@ def test_files_that_are_no_whole_image_are_refused_with_path_and_reason(tmp_path
         "cut.jpg": "cannot be decoded",
         "cut.png": "cannot be decoded",
         "text.jpg": "not an image",
-        "empty.jpg": "not an image",
+        "empty.jpg": "0 bytes",
         "drawing.jpg": "not an image",
         "absent.jpg": "no such file",
         "": "is a folder",
@@ -144,6 +144,65 @@ def test_a_stream_loads_like_a_file(tmp_path):
     assert load_image(io.BytesIO(path.read_bytes())).tobytes() == load_image(path).tobytes()
     with pytest.raises(ImageError, match=r"image \(in memory\): not an image"):
         load_image(io.BytesIO(b"text"))
+
+
+def turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    return saved(tmp_path, Image.linear_gradient("L").convert("RGB").resize((16, 8)), "x.png", exif=exif)
+
+
+def test_however_a_picture_is_given_it_is_the_same_picture(tmp_path):
+    path = turned(tmp_path)
+    want = load_image(path)
+    assert want.size == (8, 16)
+    with Image.open(path) as opened:
+        for given in (path, str(path), path.read_bytes(), bytearray(path.read_bytes()), opened, want):
+            assert as_picture(given).tobytes() == want.tobytes()
+        assert opened.size == (16, 8), "the caller's image was changed"
+
+
+def test_an_opened_file_that_is_cut_short_or_thin_is_an_image_error(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(pixels))
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as opened, pytest.raises(ImageError, match=r"\(in memory\): cannot be decoded"):
+        as_picture(opened)
+    with pytest.raises(ImageError, match="wanted sides within"):
+        as_picture(Image.new("RGB", (2000, 1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (b"", "0 bytes, so not an image; wanted the content of an image file"),
+        (None, "the image is NoneType; wanted a path, a PIL image, or an image file's bytes"),
+        (np.zeros((4, 4, 3), np.uint8), "the image is ndarray; wanted a path"),
+        (7, "the image is int; wanted a path"),
+        ("https://example.org/a.jpg", r"a URL, which is fetched only by vdd.Pipeline\(…, allow_urls=True\)"),
+        ("HTTP://example.org/a.jpg", "a URL"),
+        ("ftp://example.org/a.jpg", "a URL"),
+        ("file:///etc/hostname", "a URL"),
+        ("data:image/png;base64,AAAA", "a URL"),
+        ("no such.jpg", "no such file; wanted an image file"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_a_users_error_that_says_what_was_wanted(given, complaint):
+    with pytest.raises(UserError, match=complaint):
+        as_picture(given)
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/a.jpg", "file:///etc/hostname", "data:image/png;base64,AAAA"])
+def test_only_the_web_is_fetched_from(url):
+    with pytest.raises(ImageError, match=r"image .*: a URL of the scheme '\w+'; wanted http or https"):
+        as_picture(url, allow_urls=True)
+
+
+def test_a_file_whose_name_looks_like_a_url_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, Image.new("RGB", (4, 5)), "photo:1.png")
+    assert as_picture("photo:1.png", allow_urls=True).size == (4, 5)
 
 
 def bomb(tmp_path, width):

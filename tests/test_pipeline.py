@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import io
-import json
 import random
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import vdd
 from tests.oracles import calibrate as plain
-from tests.oracles.recompute import encode, greedy_by_hand, next_logits, picture, seconds
-from tests.tiny import tiny_processor, tiny_tokenizer
+from tests.oracles.recompute import blind_logits, encode, greedy_by_hand, next_logits, picture, seconds
+from tests.tiny import tiny_llava, tiny_processor
 from vdd._check import UserError
 from vdd.config import DebiasConfig, SamplingConfig
-from vdd.loading import load
-from vdd.pipeline import LlavaPipeline
+from vdd.pipeline import LlavaPipeline, Pipeline
 from vdd.runner import standard_legs
 
 YES_NO = {"yes": ["yes"], "no": ["no"]}
@@ -40,7 +36,7 @@ TEXT_ONLY = {
 
 @pytest.fixture
 def pipe(llava):
-    return LlavaPipeline(*llava)
+    return Pipeline(*llava)
 
 
 @pytest.fixture
@@ -62,9 +58,7 @@ def test_the_plain_and_the_debiased_answer_are_those_of_decoding_by_hand(llava, 
     plainly = pipe(picture(0), question, debias=False, sampling=SHORT)
     assert plainly.text == by_hand(*llava, question, "seen", alpha=0.0, beta=0.0)
     for reference in ("none", "unk", "both"):
-        debiased = LlavaPipeline(*llava, reference=reference, alpha=2.0, beta=0.05)(
-            picture(0), question, sampling=SHORT
-        )
+        debiased = Pipeline(*llava, reference=reference, alpha=2.0, beta=0.05)(picture(0), question, sampling=SHORT)
         assert debiased.text == by_hand(*llava, question, reference, alpha=2.0, beta=0.05), reference
 
 
@@ -93,7 +87,7 @@ def test_a_path_a_string_bytes_and_a_pil_image_give_the_same_answer(pipe, tmp_pa
     ("content", "complaint"),
     [
         (b"this is no image", "not an image"),
-        (b"", "not an image"),
+        (b"", "0 bytes, so not an image"),
         (None, "no such file"),
         ("truncated", "is the file whole"),
     ],
@@ -137,7 +131,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(llava, pipe, batch):
     together = pipe.label_probabilities(batch, labels)
     texts = pipe.generate(batch, debias=DebiasConfig(), sampling=SHORT)
     for number, question in enumerate(QUESTIONS):
-        alone = LlavaPipeline(*llava)
+        alone = Pipeline(*llava)
         inputs = alone.inputs([picture(number)], [question])
         for condition, rows in alone.label_probabilities(inputs, labels).items():
             torch.testing.assert_close(rows[0], together[condition][number], rtol=1e-9, atol=1e-12)
@@ -206,7 +200,7 @@ def test_random_states_and_the_tokenizers_padding_side_are_left_alone(llava):
     processor = tiny_processor()
     processor.tokenizer.padding_side = "right"
     model = llava[0]
-    pipe = LlavaPipeline(model, processor)
+    pipe = Pipeline(model, processor)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     training, settings = model.training, model.generation_config.to_dict()
     inputs = pipe.inputs([picture(n) for n in range(3)], QUESTIONS)
@@ -219,7 +213,7 @@ def test_random_states_and_the_tokenizers_padding_side_are_left_alone(llava):
     assert processor.tokenizer.padding_side == "right"
     assert bool((inputs["attention_mask"][:, -1] == 1).all()), "padded on the right"
     assert (model.training, model.generation_config.to_dict()) == (training, settings)
-    left = LlavaPipeline(*llava).inputs([picture(n) for n in range(3)], QUESTIONS)
+    left = Pipeline(*llava).inputs([picture(n) for n in range(3)], QUESTIONS)
     assert torch.equal(inputs["input_ids"], left["input_ids"])
 
 
@@ -235,7 +229,7 @@ def test_a_processor_without_a_chat_template_gets_the_prompt_of_llava(llava):
     model = llava[0]
     processor = tiny_processor()
     processor.chat_template = None
-    pipe = LlavaPipeline(model, processor)
+    pipe = Pipeline(model, processor)
     assert pipe.prompt("is {0} {question} there ?") == "USER: <image>\nis {0} {question} there ? ASSISTANT:"
     inputs = pipe.inputs([picture(0)], [QUESTIONS[0]])
     expected = processor.tokenizer("USER: " + "<image>" * 4 + f"\n{QUESTIONS[0]} ASSISTANT:")["input_ids"]
@@ -247,21 +241,99 @@ def test_a_processor_without_a_chat_template_gets_the_prompt_of_llava(llava):
 
 def test_the_beginning_of_the_sequence_stands_once(llava, toy):
     for model, processor in (llava, toy):
-        ids = LlavaPipeline(model, processor).inputs([picture(0)], ["is there a fox ?"])["input_ids"][0].tolist()
+        ids = Pipeline(model, processor).inputs([picture(0)], ["is there a fox ?"])["input_ids"][0].tolist()
         assert ids.count(processor.tokenizer.bos_token_id) == 1
         assert ids[0] == processor.tokenizer.bos_token_id
 
 
 def test_labels_give_the_embedded_model_probabilities(toy):
-    answer = LlavaPipeline(*toy)(
-        Image.new("RGB", (50, 80), "gray"), "Is there a fox in the image?", labels=("yes", "no")
-    )
+    answer = Pipeline(*toy)(Image.new("RGB", (50, 80), "gray"), "Is there a fox in the image?", labels=("yes", "no"))
     for shares in (answer.probabilities, *answer.blind_probabilities.values(), *answer.debiased.values()):
         assert list(shares) == ["yes", "no"]
         assert all(0 <= value <= 1 for value in shares.values())
         assert sum(shares.values()) <= 1 + 1e-6
     for scores in answer.debiased.values():
         assert sum(scores.values()) == pytest.approx(1)
+
+
+def test_the_first_name_is_the_same_class():
+    assert LlavaPipeline is Pipeline is vdd.Pipeline is vdd.LlavaPipeline
+
+
+def test_several_images_go_into_one_prompt_in_their_order(llava, pipe, tmp_path):
+    picture(1).save(tmp_path / "b.png")
+    answer = pipe([picture(0), tmp_path / "b.png"], QUESTIONS[0], labels=YES_NO, sampling=SHORT)
+    assert answer.image == str(tmp_path / "b.png")
+    inputs = pipe.inputs([[picture(0), picture(1)]], [QUESTIONS[0]])
+    assert len(inputs["pixel_values"]) == 2
+    assert answer.text == pipe.generate(inputs, debias=pipe.debias, sampling=SHORT)[0]
+    ids = [llava[1].tokenizer.convert_tokens_to_ids(word) for word in YES_NO]
+    encoded = encode(llava[1], [QUESTIONS[0]], counts=[2])
+    ((seen,),) = seconds(llava[1], [QUESTIONS[0]], "seen", inputs=encoded, counts=[2])
+    want = next_logits(llava[0], seen, []).softmax(-1)[ids].tolist()
+    assert list(answer.probabilities.values()) == pytest.approx(want)
+    swapped = pipe([picture(1), picture(0)], QUESTIONS[0], labels=YES_NO, sampling=SHORT)
+    assert swapped.probabilities != answer.probabilities
+    assert pipe((picture(0),), QUESTIONS[0], sampling=SHORT) == pipe(picture(0), QUESTIONS[0], sampling=SHORT)
+
+
+def test_an_answer_holds_its_tokens_their_reliance_and_its_times(pipe):
+    answer = pipe(picture(0), QUESTIONS[1], labels=YES_NO, sampling=SHORT)
+    assert len(answer.tokens) == len(answer.reliance) > 0
+    words = [token.strip() for token in answer.tokens if token.strip() not in ("", "</s>", "<unk>")]
+    assert " ".join(words) == " ".join(answer.text.split())
+    assert list(answer.timings) == ["inputs", "prefill", "generate", "labels"]
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+    plainly = pipe(picture(0), QUESTIONS[1], debias=False, sampling=SHORT)
+    assert plainly.reliance is None
+    assert list(plainly.timings) == ["inputs", "generate"]
+
+
+@pytest.mark.parametrize("reference", ["none", "unk", "both", "mask", "noise", "zero"])
+def test_reliance_is_against_the_reference_of_the_run(llava, reference):
+    model, processor = llava
+    answer = Pipeline(model, processor, reference=reference, beta=0.02)(picture(0), QUESTIONS[1], sampling=SHORT)
+    inputs = encode(processor, [QUESTIONS[1]])
+    ((seen,),) = seconds(processor, [QUESTIONS[1]], "seen", inputs=inputs)
+    (blind,) = seconds(processor, [QUESTIONS[1]], reference, inputs=inputs)
+    ids = processor.tokenizer.convert_tokens_to_ids([token.strip(" ") for token in answer.tokens])
+    for number, (token, got) in enumerate(zip(ids, answer.reliance, strict=True)):
+        with_image = next_logits(model, seen, ids[:number]).log_softmax(-1)[token]
+        without = blind_logits(model, blind, ids[:number]).log_softmax(-1)[token]
+        assert got == pytest.approx(float(with_image - without), abs=1e-5)
+
+
+def test_reliance_is_none_where_nothing_is_subtracted(llava):
+    pipe = Pipeline(*llava, preset="cutoff-only")
+    answer = pipe(picture(0), QUESTIONS[0], sampling=SHORT)
+    assert answer.reliance is None
+    assert answer.tokens
+
+
+def test_no_image_is_a_users_error(pipe):
+    with pytest.raises(UserError, match="no image came with the question; wanted one or more"):
+        pipe([], QUESTIONS[0])
+
+
+def test_urls_are_refused_unless_they_are_allowed(llava, monkeypatch):
+    address = "https://example.org/photo.png"
+    with pytest.raises(UserError, match=r"photo.png: a URL, .*allow_urls=True"):
+        Pipeline(*llava)(address, QUESTIONS[0])
+    stream = io.BytesIO()
+    picture(3).save(stream, "PNG")
+    monkeypatch.setattr("vdd.images.fetched", {address: stream.getvalue()}.get)
+    got = Pipeline(*llava, allow_urls=True)(address, QUESTIONS[0], labels=YES_NO, sampling=SHORT)
+    want = Pipeline(*llava)(picture(3), QUESTIONS[0], labels=YES_NO, sampling=SHORT)
+    assert (got.text, got.probabilities, got.image) == (want.text, want.probabilities, address)
+
+
+def test_a_processor_of_another_model_is_a_users_error(llava):
+    with pytest.raises(UserError, match=r"PreTrainedTokenizerFast|TokenizersBackend.* prepares no images"):
+        Pipeline(llava[0], llava[1].tokenizer)
+    other = tiny_processor()
+    other.tokenizer.add_tokens([f"word{n}" for n in range(9)])
+    with pytest.raises(UserError, match=r"LlavaProcessor does not belong to .*wrote the token 43 where 35 are known"):
+        Pipeline(llava[0], other)(picture(0), "is it word8 ?")
 
 
 def test_a_question_that_holds_the_images_placeholder_is_a_users_error_and_no_crash(pipe):
@@ -282,111 +354,22 @@ def test_a_question_that_holds_the_images_placeholder_is_a_users_error_and_no_cr
 )
 def test_settings_out_of_range_are_errors_at_once(llava, options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        LlavaPipeline(*llava, **options)
+        Pipeline(*llava, **options)
 
 
 def test_a_model_without_image_tokens_is_an_error_that_says_what_was_wanted():
     text = LlamaForCausalLM(LlamaConfig(**TEXT_ONLY))
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM is of the family 'llama'; wanted a LLaVA-type model"):
-        LlavaPipeline(text, tiny_processor())
-
-
-# ----------------------------------------------------------------------------------------------------------- loading
-
-
-@pytest.fixture(scope="module")
-def saved(llava, tmp_path_factory):
-    """Folder of the tiny LLaVA as `save_pretrained` writes it, in float32."""
-    folder = tmp_path_factory.mktemp("saved")
-    model, processor = llava
-    copy.deepcopy(model).float().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def test_a_model_saved_to_disk_answers_as_it_did_in_memory(llava, saved):
-    model, processor = load(str(saved), dtype="float32")
-    assert not model.training
-    assert model.dtype == torch.float32
-    question = QUESTIONS[1]
-    got = LlavaPipeline(model, processor)(picture(0), question, labels=YES_NO, sampling=SHORT)
-    want = LlavaPipeline(*llava)(picture(0), question, labels=YES_NO, sampling=SHORT)
-    assert list(got.probabilities.values()) == pytest.approx(list(want.probabilities.values()), rel=1e-3)
-    for name in ("none", "unk", "both"):
-        assert list(got.debiased[name].values()) == pytest.approx(list(want.debiased[name].values()), rel=1e-3)
-
-
-@pytest.mark.parametrize(("dtype", "wanted"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_dtype_is_the_one_asked_for_and_by_default_the_stored_one(saved, dtype, wanted):
-    model, processor = load(str(saved), dtype=dtype, device="cpu")
-    assert model.dtype == wanted
-    answer = LlavaPipeline(model, processor)(picture(0), QUESTIONS[0], labels=YES_NO, sampling=SHORT)
-    assert all(0 <= value <= 1 for value in answer.probabilities.values())
-
-
-def test_a_folder_that_is_not_there_is_an_error_that_says_what_was_wanted(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere.*could not be loaded.*wanted a folder with a vision-language model"):
-        load(str(tmp_path / "nowhere"))
-
-
-def test_a_name_that_nobody_has_is_an_error_offline():
-    with pytest.raises(ValueError, match=r"'no-such/model' could not be loaded"):
-        load("no-such/model")
-
-
-def test_a_text_only_model_is_an_error_that_says_what_was_wanted(tmp_path):
-    LlamaForCausalLM(LlamaConfig(**TEXT_ONLY)).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"could not be loaded.*wanted a folder with a vision-language model"):
-        load(str(tmp_path))
-
-
-@pytest.mark.parametrize("harm", ["truncated", "empty", "another shape"])
-def test_a_damaged_file_of_weights_is_a_users_error(saved, tmp_path, harm):
-    folder = tmp_path / "model"
-    shutil.copytree(saved, folder)
-    weights = folder / "model.safetensors"
-    if harm == "truncated":
-        weights.write_bytes(weights.read_bytes()[:5000])
-    elif harm == "empty":
-        weights.write_bytes(b"")
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        config["text_config"]["hidden_size"] = 64
-        (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="could not be loaded"):
-        load(str(folder))
-
-
-def test_weights_that_are_missing_from_the_file_are_a_users_error_and_not_random_numbers(saved, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(saved, folder)
-    weights = load_file(folder / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if "lm_head" not in name}
-    assert len(kept) < len(weights)
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="lm_head"):
-        load(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"dtype": "nonsense"}, "unknown dtype 'nonsense'; known: auto, float32, bfloat16, float16"),
-        ({"quantize": "3bit"}, "unknown quantize '3bit'; known: 4bit, 8bit"),
-        ({"device": "nonsense"}, "nonsense"),
-    ],
-)
-def test_loading_with_settings_that_nobody_knows_is_a_users_error(saved, options, complaint):
-    with pytest.raises(UserError, match=complaint):
-        load(str(saved), **options)
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM is of the family 'llama', whose image-free input is not known"
+    ):
+        Pipeline(text, tiny_processor())
 
 
 @pytest.mark.parametrize("mode", ["diagonal", "identity"])
 def test_priors_come_from_every_meaningless_input(llava, mode):
     """Against a forward pass of its own on degraded pixels, and the formula by hand."""
     model, processor = llava
-    pipeline = LlavaPipeline(model, processor)
+    pipeline = Pipeline(model, processor)
     image = Image.new("RGB", (16, 16), "red")
     references = ("none", "unk", "both", "noise", "zero", "one", "mask")
     answer = pipeline(image, "is it red ?", labels=("yes", "no"), priors=references, mode=mode)
@@ -407,3 +390,15 @@ def test_priors_come_from_every_meaningless_input(llava, mode):
             ratios = [p / q for p, q in zip(seen, share, strict=True)]
             wanted = [ratio / sum(ratios) for ratio in ratios]
         assert list(answer.debiased[name].values()) == pytest.approx(wanted)
+
+
+def test_inputs_go_where_accelerate_brings_the_embeddings_when_the_model_is_offloaded():
+    from accelerate import cpu_offload
+
+    model, processor = tiny_llava()
+    pipe = Pipeline(model, processor)
+    want = pipe(picture(0), "is it red ?").text
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.get_input_embeddings().weight.device.type == "meta"
+    assert pipe.device == torch.device("cpu")
+    assert pipe(picture(0), "is it red ?").text == want

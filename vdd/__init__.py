@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from vdd._version import __version__
 
 if TYPE_CHECKING:
-    from vdd import toy
+    from vdd import integrations, toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.generation import generate, patch
     from vdd.loading import load
-    from vdd.pipeline import LlavaPipeline
+    from vdd.pipeline import LlavaPipeline, Pipeline
     from vdd.processor import PRESETS, VDDLogitsProcessor
     from vdd.records import Answer, Question, Score
 
@@ -21,6 +21,7 @@ _HOMES = {
     "DebiasConfig": "vdd.config",
     "LlavaPipeline": "vdd.pipeline",
     "PRESETS": "vdd.processor",
+    "Pipeline": "vdd.pipeline",
     "Question": "vdd.records",
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
@@ -36,12 +37,14 @@ __all__ = [
     "Answer",
     "DebiasConfig",
     "LlavaPipeline",
+    "Pipeline",
     "Question",
     "SamplingConfig",
     "Score",
     "VDDLogitsProcessor",
     "__version__",
     "generate",
+    "integrations",
     "load",
     "patch",
     "toy",
@@ -49,8 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "toy":
-        return import_module("vdd.toy")
+    if name in ("integrations", "toy"):
+        return import_module(f"vdd.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'vdd' has no attribute {name!r}; it has {', '.join(__all__)}")

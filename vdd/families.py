@@ -66,6 +66,8 @@ _GRIDS = Adapter(
     span=("vision_start_token_id", "vision_end_token_id"),
     stateful=True,
 )
+_LINEAR_GRIDS = replace(_GRIDS, refused={"mask": "linear attention cannot leave single tokens out"})
+_GLM = replace(_GRIDS, span=("image_start_token_id", "image_end_token_id"))
 _TILES = Adapter(
     pixels=("pixel_values", "pixel_attention_mask"),
     frame=("fake_image_token",),
@@ -81,21 +83,41 @@ ADAPTERS: Mapping[str, Adapter] = {
     "llava": _ROWS,
     "vipllava": Adapter(),
     "llava_next": Adapter(pixels=("pixel_values", "image_sizes")),
+    "llava_next_video": Adapter(pixels=("pixel_values", "image_sizes", "pixel_values_videos")),
     "llava_onevision": Adapter(
         pixels=("pixel_values", "image_sizes", "batch_num_images", "pixel_values_videos", "image_sizes_videos")
     ),
     "mistral3": _ROWS,
     "internvl": Adapter(span=("start_image_token_id", "end_image_token_id")),
     "aria": Adapter(pixels=("pixel_values", "pixel_mask")),
+    "aya_vision": Adapter(span=("start_of_img_token", "end_of_img_token")),
+    "cohere2_vision": Adapter(span=("boi_token", "eoi_token")),
+    "deepseek_vl": Adapter(),
+    "fast_vlm": Adapter(),
+    "perception_lm": Adapter(pixels=("pixel_values", "pixel_values_videos")),
+    "llama4": Adapter(span=("boi_token_index", "eoi_token_index")),
     "qwen2_vl": _GRIDS,
     "qwen2_5_vl": _GRIDS,
     "qwen3_vl": _GRIDS,
-    "qwen3_5": replace(_GRIDS, refused={"mask": "linear attention cannot leave single tokens out"}),
-    "glm4v": replace(_GRIDS, span=("image_start_token_id", "image_end_token_id")),
+    "qwen3_vl_moe": _GRIDS,
+    "qwen3_5": _LINEAR_GRIDS,
+    "qwen3_5_moe": _LINEAR_GRIDS,
+    "glm4v": _GLM,
+    "glm4v_moe": _GLM,
+    "glm46v": _GLM,
     "janus": Adapter(span=("image_start_token", "image_end_token"), drops_processors=True),
+    "idefics2": Adapter(
+        pixels=("pixel_values", "pixel_attention_mask"),
+        frame=("fake_image_token",),
+        refused={
+            "zero": "an image of zeros is taken for padding and dropped",
+            **dict.fromkeys(("unk", "both"), "adjoining images cannot be told apart from the parts of one"),
+        },
+    ),
     "idefics3": _TILES,
     "smolvlm": _TILES,
     "gemma3": replace(_SOFT, types=("token_type_ids", True)),
+    "gemma3n": replace(_SOFT, span=("boi_token_id", "eoi_token_id")),
     "gemma4": Adapter(
         pixels=("pixel_values", "image_position_ids", "pixel_values_videos", "video_position_ids"),
         span=("boi_token", "eoi_token"),
@@ -268,3 +290,10 @@ def placeholder_of(processor: Any) -> str:
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a multimodal processor; a tokenizer is returned as it is."""
     return getattr(processor, "tokenizer", processor)
+
+
+def unknown_token(processor: Any) -> int | None:
+    """The id of the unknown token; None where there is none, or another token (`</s>`) is written down for it."""
+    tokenizer = tokenizer_of(processor)
+    unk = getattr(tokenizer, "unk_token_id", None)
+    return None if unk is None or unk in (tokenizer.eos_token_id, tokenizer.bos_token_id) else int(unk)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from vdd._check import UserError, choice
+from vdd.families import ADAPTERS
 
 QUANTIZED = ("4bit", "8bit")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -32,7 +33,7 @@ def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize:
     Raises:
         ValueError: where there is no such model, or it is not a vision-language model.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
 
     choice("load", "dtype", dtype, DTYPES)
     where = check_device(device) or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +42,7 @@ def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize:
         options["quantization_config"] = _quantization(quantize)
     try:
         processor = AutoProcessor.from_pretrained(name)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(name, **options)
+        loaded: Any = _class_for(AutoConfig.from_pretrained(name)).from_pretrained(name, **options)
         model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -56,6 +57,16 @@ def load(name: str, *, device: str | None = None, dtype: str = "auto", quantize:
             "Was the download cut short, or is it another architecture?"
         )
     return model.eval(), processor
+
+
+def _class_for(config: Any) -> Any:
+    """transformers' class that opens a model of this configuration; a few that see images are filed under text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = config.model_type
+    filed_elsewhere = kind in ADAPTERS and kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForCausalLM if filed_elsewhere else AutoModelForImageTextToText
 
 
 def check_device(device: str | None) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -141,6 +142,13 @@ class Reader:
         )
         context = {"encoder_hidden": output.encoder_last_hidden_state, "encoder_mask": encoder_mask}
         return output.logits[:, -1], State(output.past_key_values, context)
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go: to its embeddings, or to where accelerate brings these when they are offloaded."""
+    embeddings = model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    return torch.device(embeddings._hf_hook.execution_device) if device.type == "meta" else device
 
 
 def _called(model: Any, **given: Any) -> Any:

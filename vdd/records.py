@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -47,6 +47,9 @@ class Answer:
         debiased: the post-hoc debiased scores of the labels, by reference.
         margin: log-odds of the first label against the second before any cut-off; what AUROC ranks by.
         error: why there is no answer (an unreadable image), None where there is one.
+        tokens: the generated tokens as pieces of text, the end token among them.
+        reliance: log p(token | image) − log p(token | reference) for each of `tokens`, in nats; None for plain answers.
+        timings: seconds by phase; never in JSON and not compared, so that equal runs give equal answers.
     """
 
     question_id: QuestionId
@@ -58,16 +61,20 @@ class Answer:
     debiased: Mapping[str, Mapping[str, float]] | None = None
     margin: float | None = None
     error: str | None = None
+    tokens: Sequence[str] | None = None
+    reliance: Sequence[float] | None = None
+    timings: Mapping[str, float] | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
-        """One line of JSON, without the fields that are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """One line of JSON, without the timings and the fields that are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "timings"}
         return json.dumps({k: v for k, v in values.items() if v is not None}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
         """The inverse of `to_json`, on the parsed line."""
-        kept = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        kept = {f.name: values[f.name] for f in fields(cls) if f.name in values and f.name != "timings"}
+        kept |= {name: tuple(kept[name]) for name in ("tokens", "reliance") if kept.get(name) is not None}
         missing = [name for name in ("question_id", "question", "image", "text") if name not in kept]
         if missing or not isinstance(kept["text"], str):
             raise UserError(

@@ -26,7 +26,7 @@ from torch import Tensor
 from vdd._check import UserError
 from vdd.batch import Batch, Inputs
 from vdd.config import TEXT_REFERENCES, DebiasConfig
-from vdd.families import Family, tokenizer_of
+from vdd.families import Family, tokenizer_of, unknown_token
 from vdd.pixels import degraded
 from vdd.placeholders import Placeholders, Row
 
@@ -102,11 +102,18 @@ def blind_prompts(
         prompts = _text_prompts(batch, config, family, processor)
     else:
         prompts = (_pixel_prompt(batch, config, family, processor),)
-    rows = [row for row in range(len(batch.ids)) for _ in range(batch.repeats)]
-    repeated = tuple(prompt.select(rows) for prompt in prompts)
-    if family.encoder_decoder and decoder_ids is not None:
-        return tuple(_behind_encoder(prompt, decoder_ids) for prompt in repeated)
-    return repeated
+    return tuple(_as_generated(prompt, batch, family, decoder_ids) for prompt in prompts)
+
+
+def seen_prompt(
+    batch: Batch, family: Family, *, processor: Any = None, decoder_ids: Tensor | None = None
+) -> BlindPrompt:
+    """The prompts with their own images, as the references' are laid out; arguments as for `blind_prompts`."""
+    inputs = _shown(batch, "image")
+    prompt = _with_pixels(
+        batch, family, processor, {name: inputs[name] for name in family.pixel_inputs if name in inputs}
+    )
+    return _as_generated(prompt, batch, family, decoder_ids)
 
 
 def prompt_by_hand(blind_inputs: Inputs, rows: int) -> BlindPrompt:
@@ -160,18 +167,26 @@ def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor:
 
 def _pixel_prompt(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> BlindPrompt:
     """The prompt with its images, one of the two changed."""
-    if batch.inputs is None or not any("pixel_values" in name for name in batch.inputs):
-        raise UserError(
-            f"vdd: the reference `{config.reference}` looks at pixels, and none came with these prompts; wanted the "
-            "same batch: VDDLogitsProcessor(model, processor, inputs=inputs, …) with what `generate` is given, "
-            "`use_inputs(inputs)` before the next batch, or vdd.generate(model, processor, **inputs, …)."
-        )
-    inputs = batch.inputs
+    inputs = _shown(batch, config.reference)
     pixels = {name: inputs[name] for name in family.pixel_inputs if name in inputs}
     if config.reference == "instruction":
-        batch = _disturbed(batch, config.instruction, family, processor)
-    else:
-        pixels = {name: degraded(name, tensor, inputs, config) for name, tensor in pixels.items()}
+        return _with_pixels(_disturbed(batch, config.instruction, family, processor), family, processor, pixels)
+    changed = {name: degraded(name, tensor, inputs, config) for name, tensor in pixels.items()}
+    return _with_pixels(batch, family, processor, changed)
+
+
+def _shown(batch: Batch, what: str) -> Inputs:
+    """The batch's inputs, among them its images."""
+    if batch.inputs is None or not any("pixel_values" in name for name in batch.inputs):
+        raise UserError(
+            f"vdd: `{what}` looks at pixels, and none came with these prompts; wanted the same batch: "
+            "VDDLogitsProcessor(model, processor, inputs=inputs, …) with what `generate` is given, "
+            "`use_inputs(inputs)` before the next batch, or vdd.generate(model, processor, **inputs, …)."
+        )
+    return batch.inputs
+
+
+def _with_pixels(batch: Batch, family: Family, processor: Any, pixels: Inputs) -> BlindPrompt:
     return BlindPrompt(
         input_ids=batch.ids,
         attention_mask=batch.mask,
@@ -182,10 +197,14 @@ def _pixel_prompt(batch: Batch, config: DebiasConfig, family: Family, processor:
     )
 
 
-def _behind_encoder(prompt: BlindPrompt, decoder_ids: Tensor) -> BlindPrompt:
+def _as_generated(prompt: BlindPrompt, batch: Batch, family: Family, decoder_ids: Tensor | None) -> BlindPrompt:
+    """Each row as often as `generate` has it; behind an encoder where the family has one."""
+    repeated = prompt.select([row for row in range(len(batch.ids)) for _ in range(batch.repeats)])
+    if not family.encoder_decoder or decoder_ids is None:
+        return repeated
     ones = torch.ones_like(decoder_ids)
-    extras = {**prompt.extras, "encoder_ids": prompt.input_ids, "encoder_mask": prompt.attention_mask}
-    return replace(prompt, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
+    extras = {**repeated.extras, "encoder_ids": repeated.input_ids, "encoder_mask": repeated.attention_mask}
+    return replace(repeated, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
 
 
 def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPrompt:
@@ -234,14 +253,13 @@ def _each_to(unk: int, row: Row, is_image: list[bool]) -> Row:
 
 
 def _unk_id(processor: Any) -> int:
-    tokenizer = tokenizer_of(processor)
-    unk = getattr(tokenizer, "unk_token_id", None)
-    if unk is None or unk in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+    unk = unknown_token(processor)
+    if unk is None:
         raise UserError(
             "vdd: the reference `unk` needs a tokenizer with an unknown token of its own, and this one has none "
-            f"({type(tokenizer).__name__}). Pass the processor, or use reference='none'."
+            f"({type(tokenizer_of(processor)).__name__}). Pass the processor, or use reference='none'."
         )
-    return int(unk)
+    return unk
 
 
 def _disturbed(batch: Batch, instruction: str, family: Family, processor: Any) -> Batch:

@@ -125,7 +125,7 @@ def _merge_rows(out: Path, count: int) -> None:
     if not tensors:
         return
     merged: dict[str, Tensor] = {IMAGE: torch.cat([part[IMAGE] for part in tensors])}
-    for name in ("none", "unk"):
+    for name in sorted(set(tensors[0]) - {IMAGE}):
         rows = torch.cat([part[name] for part in tensors])
         merged[name], merged[f"{name}_index"] = torch.unique(rows, dim=0, return_inverse=True)
     draft = out / "parts" / "rows.safetensors"

@@ -1,6 +1,7 @@
 """Questions × legs → answer files that a killed run resumes and an unbroken run repeats byte for byte.
 
-The image is encoded once a batch; every leg goes on from there, and each leg's time includes it.
+The image is encoded once a batch; every leg goes on from there where that is exact in the model's family, and each
+leg's time includes it.
 Batches are cut from the sorted question list, and each is written whole (parts/), so every question meets the same
 batch-mates whatever was interrupted.
 Knows: the pipeline, files. Does not know: scores, tables, the command line.
@@ -26,28 +27,32 @@ from vdd._version import __version__
 from vdd.calibrate import AffineCalibration, Labels
 from vdd.config import IMAGE, MAX_SEED, PRIORS, DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.contrast import contrast
+from vdd.distributions import named, parts_of, priors_of, reference_row
 from vdd.images import ImageError, image_path, load_image
-from vdd.pipeline import LlavaPipeline, named, priors_of, reference_row
+from vdd.pipeline import Pipeline
 from vdd.records import Answer, Question
 from vdd.run_folder import Cost, claim, merge, only_one, part_path, write_part
 
 Progress = Callable[[int, int], None]
 
 
-def standard_legs(*, alpha: float = 1.0, beta: float = 0.1, max_new_tokens: int = 16) -> list[Leg]:
+def standard_legs(
+    *, alpha: float = 1.0, beta: float = 0.1, max_new_tokens: int = 16, priors: Sequence[str] = PRIORS
+) -> list[Leg]:
     """The legs that are always shown together, so that a gain can be told from an artefact.
 
     Greedy; VDD by three references; post-hoc by three, alone and on top of VDD; sampling at T = 1 plain, with VDD, and
-    with the cut-off alone (most of the gain over sampling is that; arXiv:2504.10020).
+    with the cut-off alone (most of the gain over sampling is that; arXiv:2504.10020). A model without an unknown token
+    has one reference instead of three: give `pipeline.priors`.
     """
     greedy = SamplingConfig(max_new_tokens=max_new_tokens)
     hot = replace(greedy, temperature=1.0)
-    vdd = {name: DebiasConfig(reference=name, alpha=alpha, beta=beta) for name in PRIORS}
+    vdd = {name: DebiasConfig(reference=name, alpha=alpha, beta=beta) for name in priors}
     return [
         Leg("greedy", None, greedy),
-        *(Leg(f"vdd-{name}", vdd[name], greedy) for name in PRIORS),
-        *(Leg(f"posthoc-{name}", None, greedy, post_hoc=name) for name in PRIORS),
-        *(Leg(f"vdd+posthoc-{name}", vdd[name], greedy, post_hoc=name) for name in PRIORS),
+        *(Leg(f"vdd-{name}", vdd[name], greedy) for name in priors),
+        *(Leg(f"posthoc-{name}", None, greedy, post_hoc=name) for name in priors),
+        *(Leg(f"vdd+posthoc-{name}", vdd[name], greedy, post_hoc=name) for name in priors),
         Leg("T=1", None, hot),
         Leg("vdd-none@T=1", vdd["none"], hot),
         Leg("cutoff-only@T=1", DebiasConfig(alpha=0.0, beta=beta), hot),
@@ -95,7 +100,7 @@ class Run:
         if not self.questions:
             raise UserError("run: no questions came; wanted at least one.")
 
-    def describe(self, pipeline: LlavaPipeline) -> dict[str, Any]:
+    def describe(self, pipeline: Pipeline) -> dict[str, Any]:
         """What run.json holds."""
         return {
             "vdd": __version__,
@@ -114,7 +119,7 @@ class Run:
         }
 
 
-def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | None = None) -> None:
+def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = None) -> None:
     """Answer every question in every leg, into the folder `out`; goes on where a killed run stopped.
 
     Args:
@@ -133,6 +138,13 @@ def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | No
             pipeline.check_question(question.text)
         except UserError as error:
             raise UserError(f"question {question.question_id!r}: {error}") from error
+    needed = {leg.post_hoc for leg in job.legs} | {leg.debias.reference for leg in job.legs if leg.debias}
+    lacking = needed.intersection(PRIORS).difference(pipeline.priors)
+    if lacking:
+        raise UserError(
+            f"run: legs want the reference {' and '.join(sorted(map(str, lacking)))}, and this model's tokenizer has "
+            "no unknown token of its own; wanted standard_legs(priors=pipeline.priors), or other legs."
+        )
     claim(out, job.describe(pipeline), ordered)
     with only_one(out):
         _answer(pipeline, job, batches, out, progress)
@@ -140,7 +152,7 @@ def run(pipeline: LlavaPipeline, job: Run, out: Path, *, progress: Progress | No
 
 
 def _answer(
-    pipeline: LlavaPipeline, job: Run, batches: Sequence[Sequence[Question]], out: Path, progress: Progress | None
+    pipeline: Pipeline, job: Run, batches: Sequence[Sequence[Question]], out: Path, progress: Progress | None
 ) -> None:
     total = sum(map(len, batches))
     if (out / "timings.jsonl").exists():
@@ -164,7 +176,7 @@ def _answer(
 
 
 def _answer_batch(
-    pipeline: LlavaPipeline, job: Run, labels: Labels, batch: Sequence[Question], number: int
+    pipeline: Pipeline, job: Run, labels: Labels, batch: Sequence[Question], number: int
 ) -> tuple[dict[str, list[Answer]], dict[str, Tensor], dict[str, Cost]]:
     """(answers by leg, rows by condition, costs by part) of one batch."""
     images, errors = [], {}
@@ -181,17 +193,18 @@ def _answer_batch(
     inputs = pipeline.inputs(images, [job.prompt.replace("{question}", question.text) for question in asked])
     rows: dict[str, Tensor] = {}
     costs: dict[str, Cost] = {}
-    with _counted(pipeline.model) as counter:
+    with _counted(pipeline.reader.text_model) as counter:
         before = _now(counter)
         prefill = pipeline.prefill(inputs)
         costs[IMAGE] = _since(before, counter)
-        for condition in (IMAGE, "none", "unk"):
+        for condition in (IMAGE, *parts_of(pipeline.priors)):
             before = _now(counter)
             rows |= pipeline.distributions(inputs, (condition,), prefill=prefill)
             costs.setdefault(condition, _since(before, counter))
-        encoded = Cost(costs[IMAGE].seconds, 0)  # its forward is counted in each leg, as the step it goes on from
+        # its forward is counted in each leg, as the step it goes on from, or as the leg's own
+        encoded = Cost(costs[IMAGE].seconds if prefill.shared else 0.0, 0)
         found = pipeline.label_probabilities(inputs, labels, rows=rows, prefill=prefill)
-        priors = priors_of(found, PRIORS)
+        priors = priors_of(found, pipeline.priors)
         answers: dict[str, list[Answer]] = {}
         for place, leg in enumerate(job.legs):
             before = _now(counter)
@@ -294,11 +307,12 @@ def _shared_cost(costs: Mapping[str, Cost], leg: Leg) -> Cost:
 
 @contextmanager
 def _counted(model: Any) -> Iterator[list[int]]:
-    """Count rows × forwards of the whole model while inside."""
+    """Count rows × forwards of the part that reads text while inside; it runs in every forward of the whole."""
     counter = [0]
 
     def count(_module: Any, _args: Any, kwargs: Mapping[str, Any], _output: Any) -> None:
-        counter[0] += len(kwargs["input_ids"]) if kwargs.get("input_ids") is not None else len(kwargs["inputs_embeds"])
+        names = ("input_ids", "inputs_embeds", "decoder_input_ids")
+        counter[0] += len(next(kwargs[name] for name in names if kwargs.get(name) is not None))
 
     handle = model.register_forward_hook(count, with_kwargs=True)
     try:

@@ -59,8 +59,8 @@ def pope(
     from vdd.report import COLUMNS, evaluate, markdown, table
     from vdd.runner import Run, run, standard_legs
 
-    legs = standard_legs(alpha=alpha, beta=beta, max_new_tokens=max_new_tokens)
     pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
+    legs = standard_legs(alpha=alpha, beta=beta, max_new_tokens=max_new_tokens, priors=pipeline.priors)
     job = Run(model, asked, images, legs, prompt=prompt, batch_size=batch_size, seed=seed)
     with progress("questions") as advance:
         run(pipeline, job, out, progress=advance)

@@ -35,6 +35,7 @@ from vdd.generation import generate
 from vdd.images import load_image, to_rgb
 from vdd.loading import load
 from vdd.processor import PRESETS, VDDLogitsProcessor
+from vdd.reader import input_device
 
 PLACEHOLDER = "<image>"
 """What lmms-eval's tasks write where an image belongs in the text."""
@@ -107,7 +108,7 @@ class VDD(lmms):
     @property
     def device(self) -> torch.device:
         """Where inputs go; lmms-eval gathers over it."""
-        return self.model.get_input_embeddings().weight.device
+        return input_device(self.model)
 
     def generate_until(self, requests: list[Any]) -> list[GenerationResult]:
         """The answers, in the requests' order; greedy unless the task asks for something else."""
@@ -394,7 +395,6 @@ def _batch_size(size: int | str) -> int:
 
 def _own_device(device: str | None) -> str | None:
     """This process's GPU, where lmms-eval runs as several processes."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several and device in (None, "cuda") and torch.cuda.is_available():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and device in (None, "cuda") and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device

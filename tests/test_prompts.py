@@ -1,0 +1,94 @@
+"""Questions that cannot be asked, and processors that cannot ask them: a clear error before the model runs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+
+import vdd
+from tests.tiny import tiny_processor
+from tests.zoo import MEMBERS, picture
+from vdd._check import UserError
+from vdd.prompts import CARDS
+
+NAMED = {member.name: member for member in MEMBERS}
+
+
+@lru_cache(maxsize=4)
+def built(name):
+    if not NAMED[name].available:
+        pytest.skip(f"this version of transformers has no {name}")
+    return NAMED[name].build()
+
+
+@pytest.mark.parametrize("name", ["BLIP-2 (OPT)", "InstructBLIP (Vicuna)", "Florence-2", "Kosmos-2"])
+def test_more_images_than_a_family_takes_are_a_users_error(name):
+    pipe = vdd.Pipeline(*built(name))
+    with pytest.raises(UserError, match=r"2 images came with a question; the family '.*' takes one\. Ask once each"):
+        pipe([picture(0), picture(1)], "is it red ?")
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("LLaVA-1.5", "<image>"),
+        ("Qwen2.5-VL", "<|image_pad|>"),
+        ("Qwen2.5-VL", "<|vision_start|>"),
+        ("Qwen2.5-VL", "<|video_pad|>"),
+        ("Gemma3", "<start_of_image>"),
+        ("Gemma3", "<image_soft_token>"),
+        ("Idefics3", "<fake_token_around_image>"),
+        ("PaliGemma", "<image>"),
+        ("Kosmos-2", "<image>"),
+        ("Florence-2", "<image>"),
+    ],
+)
+def test_a_question_with_a_token_of_images_is_a_users_error(name, held):
+    pipe = vdd.Pipeline(*built(name))
+    with pytest.raises(UserError) as caught:
+        pipe(picture(0), f"is it {held} red ?")
+    assert held in str(caught.value)
+    assert "wanted text alone" in str(caught.value)
+
+
+def test_a_question_that_is_no_text_is_a_users_error(llava):
+    with pytest.raises(UserError, match="the question is list; wanted text"):
+        vdd.Pipeline(*llava)(picture(0), ["is it red ?"])
+
+
+@pytest.mark.parametrize(
+    ("model", "processor"),
+    [("LLaVA-1.5", "Qwen2.5-VL"), ("LLaVA-1.5", "Aria"), ("Idefics3", "LLaVA-NeXT")],
+)
+def test_a_processor_of_another_family_is_a_users_error(model, processor):
+    pipe = vdd.Pipeline(built(model)[0], built(processor)[1])
+    with pytest.raises(
+        UserError, match=r"does not belong to .* wanted the processor that was published with this model"
+    ):
+        pipe(picture(0), "is it red ?")
+
+
+def test_a_family_whose_prompts_only_a_template_can_write_says_so():
+    model, processor = built("Qwen2.5-VL")
+    pipe = vdd.Pipeline(model, processor)
+    kept = processor.chat_template
+    try:
+        processor.chat_template = None
+        with pytest.raises(UserError, match=r"has no chat template; wanted one in `processor.chat_template`"):
+            pipe(picture(0), "is it red ?")
+    finally:
+        processor.chat_template = kept
+
+
+def test_every_cards_prompt_holds_the_question_once_and_images_where_they_were_asked_for():
+    for card in CARDS.values():
+        assert card.count("{question}") == 1
+        assert card.count("{images}") <= 1
+
+
+def test_a_template_wins_over_the_card(llava):
+    model = llava[0]
+    processor = tiny_processor()
+    processor.chat_template = "<image> {{ messages[0]['content'][1]['text'] }} yes"
+    assert vdd.Pipeline(model, processor).prompt("is it red ?") == "<image> is it red ? yes"

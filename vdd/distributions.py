@@ -1,0 +1,263 @@
+"""What a model would say next given the image, or a reference in its place; from that, the labels' probabilities.
+
+    p(label | condition) = Σ over its forms Π over the form's tokens p(token | condition, prompt, tokens before)
+
+Knows: a model and its processor, their prompts' tensors. Does not know: images, generated text, files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdd._check import UserError, choice
+from vdd.batch import Batch, batch_of
+from vdd.branch import BlindBranch
+from vdd.calibrate import Labels, TokenIds, average_prior
+from vdd.config import CALIBRATION_NOISE_STEP, IMAGE, PRIORS, REFERENCES, DebiasConfig
+from vdd.contrast import contrast, upcast
+from vdd.families import Family, family_of, tokenizer_of, unknown_token
+from vdd.reader import Reader, State
+from vdd.reference import BlindPrompt, blind_prompts, seen_prompt
+
+CONDITIONS = (IMAGE, *(name for name in REFERENCES if name != "both"))
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What the model computed for a batch of prompts with their images: any number of continuations start from it.
+
+    Attributes:
+        prompt: what it read.
+        logits: (batch, vocab) of the first answer token.
+        state: the caches over the prompts; copied before use.
+        shared: whether `generate` may go on from the cache; elsewhere it reads the images again, to stay exact.
+    """
+
+    prompt: BlindPrompt
+    logits: Tensor
+    state: State
+    shared: bool
+
+
+class Distributions:
+    """Next-token distributions of a vision-language model and the probabilities of labels.
+
+    Args:
+        model: a vision-language model of one of `vdd.families.ADAPTERS`.
+        processor: its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.family = family_of(model, processor)
+        self.reader = Reader(model, self.family)
+        self._branches: dict[str, BlindBranch] = {}
+
+    @cached_property
+    def priors(self) -> tuple[str, ...]:
+        """The references of PRIORS that make sense: `unk` and `both` need an unknown token that is nothing else."""
+        refused = "unk" in self.family.adapter.refused or unknown_token(self.processor) is None
+        return ("none",) if refused else PRIORS
+
+    @torch.no_grad()
+    def prefill(self, inputs: Mapping[str, Tensor]) -> Prefill:
+        """Read the prompts and their images once, for every continuation that follows."""
+        batch, ids = self._batch(inputs)
+        prompt = seen_prompt(batch, self.family, processor=self.processor, decoder_ids=ids)
+        logits, state = self.reader.prefill(prompt)
+        return Prefill(prompt, logits, state, _shares(self.family) and state.can_roll_back)
+
+    def distributions(
+        self,
+        inputs: Mapping[str, Tensor],
+        conditions: Sequence[str],
+        *,
+        tokens: TokenIds = (),
+        prefill: Prefill | None = None,
+    ) -> dict[str, Tensor]:
+        """Complete next-token log-probabilities.
+
+        Args:
+            inputs: what `generate` takes.
+            conditions: which input the distribution is given: "image", or a reference other than "both".
+            tokens: what follows the prompt already, the same for every row.
+            prefill: from `prefill`, where it is at hand.
+
+        Returns:
+            condition → (batch, vocab), at least float32.
+        """
+        ids = inputs["input_ids"]
+        follow = torch.tensor(tokens, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        rows = {}
+        for condition in conditions:
+            choice("distributions", "condition", condition, CONDITIONS)
+            if condition == IMAGE:
+                rows[condition] = self._seen_logits(follow, prefill or self.prefill(inputs))
+                continue
+            config = DebiasConfig(reference=condition, noise_step=CALIBRATION_NOISE_STEP)
+            batch, first = self._batch(inputs)
+            (prompt,) = blind_prompts(batch, config, self.family, processor=self.processor, decoder_ids=first)
+            branch = self._branches.setdefault(condition, BlindBranch(self.reader))
+            rows[condition] = branch.logits(prompt, follow)
+        return {name: torch.log_softmax(upcast(row), dim=-1) for name, row in rows.items()}
+
+    def reset(self) -> None:
+        """Forget the image-free branches, so that what follows does not depend on what came before."""
+        for branch in self._branches.values():
+            branch.reset()
+
+    def labels(self, words: Sequence[str] | Mapping[str, Sequence[str]]) -> Labels:
+        """The possible answers as this model's tokens."""
+        tokenizer = tokenizer_of(self.processor)
+        return Labels.from_words(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], words)
+
+    def label_probabilities(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Labels,
+        *,
+        rows: Mapping[str, Tensor] | None = None,
+        prefill: Prefill | None = None,
+        best_form: bool = False,
+    ) -> dict[str, Tensor]:
+        """p(label) under every condition.
+
+        Args:
+            inputs: what `generate` takes.
+            labels: from `labels`.
+            rows: first-token distributions by condition, where they are known already; those of the image, "none"
+                and "unk" by default ("unk" where the model has it).
+            prefill: from `prefill`, where it is at hand.
+            best_form: the most probable surface form instead of the sum.
+
+        Returns:
+            condition → (batch, labels).
+        """
+        if prefill is None and (rows is None or not labels.single_token):
+            prefill = self.prefill(inputs)
+        if rows is None:
+            rows = self.distributions(inputs, (IMAGE, *parts_of(self.priors)), prefill=prefill)
+
+        def after(name: str, tokens: TokenIds) -> Tensor:
+            return self.distributions(inputs, (name,), tokens=tokens, prefill=prefill)[name]
+
+        return {
+            name: labels.probabilities(row, best_form=best_form, rest=partial(_rest, partial(after, name)))
+            for name, row in rows.items()
+        }
+
+    def debiased_label_probabilities(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Labels,
+        config: DebiasConfig,
+        rows: Mapping[str, Tensor],
+        *,
+        prefill: Prefill | None = None,
+    ) -> Tensor:
+        """p(label) under the contrasted distribution of a constant-strength text reference.
+
+        Args:
+            inputs: what `generate` takes.
+            labels: from `labels`.
+            config: reference "none", "unk" or "both".
+            rows: first-token distributions by condition.
+            prefill: from `prefill`, where it is at hand.
+
+        Returns:
+            (batch, labels); without the cut-off in rows where it leaves no label.
+        """
+        if prefill is None and not labels.single_token:
+            prefill = self.prefill(inputs)
+
+        def after(beta: float, tokens: TokenIds) -> Tensor:
+            step = self.distributions(inputs, tuple(rows), tokens=tokens, prefill=prefill) if tokens else rows
+            return contrast(step[IMAGE], reference_row(step, config.reference), alpha=config.alpha, beta=beta)
+
+        def found(beta: float) -> Tensor:
+            return labels.probabilities(after(beta, ()), rest=partial(_rest, partial(after, beta)))
+
+        cut = found(config.beta)
+        lost = cut.sum(dim=-1, keepdim=True) == 0
+        return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
+
+    def _batch(self, inputs: Mapping[str, Tensor]) -> tuple[Batch, Tensor]:
+        """The prompts, and the ids that `generate` would show a processor first."""
+        ids = inputs["input_ids"]
+        if self.family.encoder_decoder:
+            starts = torch.tensor(_decoder_start(self.reader.text_model), dtype=ids.dtype, device=ids.device)
+            ids = starts.expand(len(ids), -1)
+        return batch_of(ids, self.family, processor=self.processor, inputs=inputs), ids
+
+    @torch.no_grad()
+    def _seen_logits(self, follow: Tensor, prefill: Prefill) -> Tensor:
+        width = follow.shape[1]
+        if not width:
+            return prefill.logits
+        prompt = prefill.prompt
+        mask = torch.cat([prompt.attention_mask, prompt.attention_mask.new_ones(follow.shape)], dim=1)
+        positions = prompt.position_ids[..., -1:] + 1 + torch.arange(width, device=follow.device)
+        return self.reader.step(follow, mask, positions, copy.deepcopy(prefill.state))
+
+
+def priors_of(found: Mapping[str, Tensor], references: Sequence[str]) -> dict[str, Tensor]:
+    """p' by reference from the label probabilities by condition; that of `both` is the mean of its parts'."""
+    return {name: average_prior(found["none"], found["unk"]) if name == "both" else found[name] for name in references}
+
+
+def parts_of(references: Sequence[str]) -> list[str]:
+    """The conditions that these references are made of: `both` of none and unk, every other of itself."""
+    return sorted({part for name in references for part in (("none", "unk") if name == "both" else (name,))})
+
+
+def reference_row(rows: Mapping[str, Tensor], reference: str) -> Tensor:
+    """The reference's scores from those of its parts; for `both` the mean of the log-probabilities.
+
+    The mean of log-probabilities and the mean of logits differ by a constant per row, which the contrast cancels.
+    """
+    return (rows["none"] + rows["unk"]) / 2 if reference == "both" else rows[reference]
+
+
+def named(labels: Labels, values: Tensor) -> list[dict[str, float]]:
+    """(batch, labels) → one label → value dictionary a row."""
+    return [dict(zip(labels.names, row, strict=True)) for row in values.tolist()]
+
+
+def _rest(after: Callable[[TokenIds], Tensor], form: TokenIds) -> Tensor:
+    """(batch,) log-probability of a form's second to last token; `after` gives the distribution behind some tokens."""
+    parts = [after(form[:length])[:, form[length]] for length in range(1, len(form))]
+    return torch.stack(parts).sum(dim=0)
+
+
+def _shares(family: Family) -> bool:
+    """Whether `generate`, given a cache over the prompt, goes on as it would by itself.
+
+    It does where positions count the mask and each token is read alike; not where a module keeps the positions, the
+    prompt has token types, or another part of the model generates.
+    """
+    adapter = family.adapter
+    special = adapter.stateful or adapter.drops_processors or adapter.prefix or adapter.types or adapter.steps
+    return not (special or adapter.text_model or family.encoder_decoder)
+
+
+def _decoder_start(model: Any) -> list[int]:
+    """The ids that every answer of an encoder-decoder begins with, as `generate` finds them."""
+    sources = (model.generation_config, model.config.get_text_config(), model.config)
+    names = ("decoder_start_token_id", "bos_token_id")
+    found = (getattr(source, name, None) for name in names for source in sources)
+    start = next((value for value in found if value is not None), None)
+    if start is None:
+        raise UserError(
+            f"vdd: no decoder_start_token_id in the configuration of {type(model).__name__}; wanted the token that "
+            "answers begin with in `model.generation_config`."
+        )
+    forced = getattr(model.generation_config, "forced_bos_token_id", None)
+    return [int(start)] if forced is None else [int(start), int(forced)]
