@@ -29,12 +29,24 @@ from vdd.processor import VDDLogitsProcessor
 _OPTIONS = {field.name for field in fields(DebiasConfig)}
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
+_UNDEBIASED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods by which transformers generates without logits processors."""
 
 
 class CalledLogitsProcessor(VDDLogitsProcessor):
-    """The processor of one call, which is seen to reach it whatever the model's own `generate` does."""
+    """The processor of one call, which is seen to reach it whatever the model's own `generate` does.
+
+    Attributes:
+        was_called: whether `generate` came by.
+    """
 
     relies_on_generate = False
+    was_called = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """As VDDLogitsProcessor."""
+        self.was_called = True
+        return super().__call__(input_ids, scores)
 
 
 def generate(
@@ -101,13 +113,16 @@ def patch(model: Any, processor: Any = None, *, preset: str = "vdd", **options: 
     if isinstance(vars(model).get("generate"), _Debiased):
         raise UserError("vdd: this model is patched already; wanted one patch at a time.")
     CalledLogitsProcessor(model, processor, preset=preset, **options)
-    before = {name: vars(model)[name] for name in ("generate", "generate_batch") if name in vars(model)}
-    model.generate = _Debiased(model, model.generate, processor, {"preset": preset, **options})
-    model.generate_batch = _refused
+    instead: dict[str, Any] = {"generate": _Debiased(model, model.generate, processor, {"preset": preset, **options})}
+    instead.update({name: _refused for name in _UNDEBIASED if hasattr(model, name)})
+    before = {name: vars(model)[name] for name in instead if name in vars(model)}
+    for name, method in instead.items():
+        setattr(model, name, method)
     try:
         yield model
     finally:
-        del model.generate, model.generate_batch
+        for name in instead:
+            delattr(model, name)
         for name, method in before.items():
             setattr(model, name, method)
 
@@ -126,9 +141,12 @@ class _Debiased:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = _bound(self.original, args, kwargs)
-        if not _shows_image(call, family_of(self.model, self.processor), self.processor):
+        family = family_of(self.model, self.processor)
+        if _shows_image(call, family, self.processor):
+            return _debiased(self.model, self.original, call, self.processor, **self.settings)
+        _check_prompt(call, family)
+        with _turn(self.model, family):
             return self.original(*args, **kwargs)
-        return _debiased(self.model, self.original, call, self.processor, **self.settings)
 
 
 def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], processor: Any, **settings: Any) -> Any:
@@ -142,23 +160,38 @@ def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], pr
             "vdd: cache_implementation='paged' generates without logits processors, so without debiasing; wanted "
             "another cache, such as 'static' or none."
         )
+    if call.get("assistant_tokenizer") is not None:
+        raise UserError(
+            "vdd: transformers asks logits processors about an assistant's own ids as well; wanted an assistant_model "
+            "of the same tokenizer, or prompt_lookup_num_tokens."
+        )
     inputs = {name: value for name, value in call.items() if isinstance(value, Tensor)}
     plugin = CalledLogitsProcessor(model, processor, inputs=inputs, **settings)
     family = plugin.family
+    _check_prompt(call, family)
     if family.adapter.drops_processors:
         if call.pop("generation_mode", "text") != "text":
             raise UserError(
                 f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
             )
         original = functools.partial(GenerationMixin.generate, model)
-    with _lock(model) if family.adapter.stateful else contextlib.nullcontext():
-        return original(**call, logits_processor=LogitsProcessorList([*given, plugin]))
+    with _turn(model, family):
+        out = original(**call, logits_processor=LogitsProcessorList([*given, plugin]))
+    if not plugin.was_called:
+        raise UserError(
+            "vdd: this way of generating asked no logits processor, so nothing was debiased; wanted one that does. "
+            "Does the model's own `generate`, or a custom one, leave `logits_processor` out?"
+        )
+    return out
 
 
 def _bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name; the prompt's ids are `input_ids`, as the multimodal processor calls them."""
     signature = inspect.signature(function)
+    if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):  # a wrapper's, as PEFT's
+        signature, args = inspect.signature(GenerationMixin.generate), (None, *args)
     call = dict(signature.bind(*args, **kwargs).arguments)
+    call.pop("self", None)
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
     call.update(call.pop(rest, {}))
     if call.get("inputs") is not None:
@@ -173,11 +206,28 @@ def _shows_image(call: Mapping[str, Any], family: Family, processor: Any) -> boo
     return ids is not None and any(find.blocks(row) for row in ids.tolist())
 
 
+def _check_prompt(call: Mapping[str, Any], family: Family) -> None:
+    """Raise where `input_ids` are not the whole prompt: what of the rest is an image cannot be known."""
+    ids, mask, cache = (call.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    if ids is None:
+        if call.get("inputs_embeds") is None:
+            return
+        raise UserError("vdd: inputs_embeds came alone, and images cannot be found in them; wanted input_ids as well.")
+    read = 0 if cache is None or family.encoder_decoder else int(cache.get_seq_length())
+    if read and (ids.shape[1] <= read or (mask is not None and mask.shape[1] > ids.shape[1])):
+        raise UserError(
+            f"vdd: past_key_values holds {read} positions and input_ids has {ids.shape[1]}; wanted the ids of the "
+            "whole conversation, of which `generate` reads what the cache does not hold."
+        )
+
+
 def _refused(*args: Any, **kwargs: Any) -> Any:
-    raise UserError("vdd: generate_batch runs without logits processors, so without debiasing; wanted generate.")
+    raise UserError("vdd: continuous batching runs without logits processors, so without debiasing; wanted generate.")
 
 
-def _lock(model: Any) -> threading.RLock:
-    """The model's own; a model keeps it while it lives."""
+def _turn(model: Any, family: Family) -> contextlib.AbstractContextManager[Any]:
+    """One generation at a time on a model that keeps something on the module; a model keeps its lock while it lives."""
+    if not family.adapter.stateful:
+        return contextlib.nullcontext()
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, threading.RLock())

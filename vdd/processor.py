@@ -45,15 +45,25 @@ class Prompt:
 
     Attributes:
         ids: (rows, width) as `generate` passed them first.
-        length: columns of `input_ids` at the last call.
+        asked: (rows, length) `input_ids` of the last call.
         blind: the reference's prompts.
         left_alone: (rows, 1) True where a prompt has no image; None where every prompt has one.
     """
 
     ids: Tensor
-    length: int
+    asked: Tensor
     blind: tuple[BlindPrompt, ...]
     left_alone: Tensor | None
+
+    def leads_to(self, input_ids: Tensor) -> bool:
+        """Whether `input_ids` are these prompts and, but for the last token, what some row was asked about before."""
+        width, known = self.ids.shape[1], input_ids.shape[1] - 1
+        if len(input_ids) != len(self.ids) or not torch.equal(input_ids[:, :width], self.ids):
+            return False
+        before, now = self.asked[:, :known], input_ids[:, :known]
+        if before.shape != now.shape:
+            return False
+        return torch.equal(before, now) or bool((now[:, None] == before[None]).all(dim=-1).any(dim=-1).all())
 
 
 class VDDLogitsProcessor(LogitsProcessor):
@@ -179,22 +189,23 @@ class VDDLogitsProcessor(LogitsProcessor):
 
     def _find_prompt(self, input_ids: Tensor) -> Prompt:
         """The prompt that `input_ids` continues; all of `input_ids` where it is a new one."""
-        prompt = self.prompt
-        if prompt is not None:
-            width = prompt.ids.shape[1]
-            is_next = width <= input_ids.shape[1] <= prompt.length + 1 and len(input_ids) == len(prompt.ids)
-            if is_next and torch.equal(input_ids[:, :width], prompt.ids):
-                prompt.length = input_ids.shape[1]
-                return prompt
-        self.prompt = self._read(input_ids)
+        if self.prompt is None or not self.prompt.leads_to(input_ids):
+            self.prompt = self._read(input_ids)
+        self.prompt.asked = input_ids.clone()  # the caller may go on writing into its own
         return self.prompt
 
     def _read(self, input_ids: Tensor) -> Prompt:
-        ids, length = input_ids.clone(), input_ids.shape[1]
+        ids = input_ids.clone()
         if self.blind_inputs is not None:
-            return Prompt(ids, length, (prompt_by_hand(self.blind_inputs, len(ids)),), None)
+            return Prompt(ids, ids, (prompt_by_hand(self.blind_inputs, len(ids)),), None)
         batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs)
         shown = torch.tensor(has_image(batch, self.family, self.processor)).repeat_interleave(batch.repeats)
         blind = blind_prompts(batch, self.config, self.family, processor=self.processor, decoder_ids=ids)
+        read = [prompt.extras.get("encoder_mask", prompt.attention_mask) for prompt in blind]
+        if not all(bool(mask.any(dim=-1).all()) for mask in read):
+            raise UserError(
+                f"vdd: a prompt is nothing but an image, of which reference={self.config.reference!r} leaves nothing; "
+                "wanted some text beside it, if only the beginning-of-sequence token."
+            )
         left_alone = None if bool(shown.all()) else ~shown[:, None].to(ids.device)
-        return Prompt(ids, length, blind, left_alone)
+        return Prompt(ids, ids, blind, left_alone)
