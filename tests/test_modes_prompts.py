@@ -9,7 +9,9 @@ import torch
 from transformers import LogitsProcessor
 
 import vdd
+from tests.oracles.recompute import encode
 from tests.recomputed import QUESTIONS, STRONG, Case
+from tests.tiny import tiny_llava
 
 FAMILIES = ("LLaVA-1.5", "Qwen2.5-VL", "Gemma3", "PaliGemma", "Florence-2")
 
@@ -211,3 +213,13 @@ def test_scores_that_are_all_alike_are_debiased_unless_they_are_the_look_ups():
         torch.testing.assert_close(got[0], (-blind).log_softmax(-1), rtol=0, atol=1e-9)
     ones = torch.ones(1, len(blind))
     assert torch.equal(plugin(ids, ones), ones)
+
+
+def test_a_mask_of_another_width_than_the_ids_is_an_error_that_shows_both():
+    model, processor = tiny_llava()
+    inputs = dict(encode(processor, ["is it red ?"]))
+    wider = {**inputs, "attention_mask": torch.ones(1, inputs["input_ids"].shape[1] + 3, dtype=torch.long)}
+    plugin = vdd.VDDLogitsProcessor(model, processor, inputs=wider)
+    scores = torch.zeros(1, model.config.text_config.vocab_size)
+    with pytest.raises(ValueError, match=r"input_ids \(1, \d+\) and attention_mask \(1, \d+\); wanted one value"):
+        plugin(inputs["input_ids"], scores)

@@ -59,6 +59,11 @@ def batch_of(input_ids: Tensor, family: Family, *, processor: Any = None, inputs
         inputs = inputs if family.encoder_decoder else _left_padded(inputs)
         ids = inputs["input_ids"].to(input_ids.device)
         mask = inputs["attention_mask"] if "attention_mask" in inputs else _real(ids, family, processor)
+        if mask.shape != ids.shape:
+            raise UserError(
+                f"vdd: `inputs` has input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)}; wanted one "
+                "value for each token. Do the ids leave out what a cache holds? Give the whole conversation's."
+            )
         return Batch(ids, mask.to(ids.device), repeats, inputs)
     if family.encoder_decoder:
         raise UserError(

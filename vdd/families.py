@@ -250,7 +250,8 @@ def with_defaults(model: Any, family: Family) -> Family:
     text, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     pad = getattr(generation, "pad_token_id", None)
     reader = getattr(model, family.adapter.text_model) if family.adapter.text_model else model
-    inner = getattr(model, "model", model)
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT wraps a model
+    inner = getattr(core, "model", core)
     return replace(
         family,
         encoder_decoder=bool(getattr(reader.config, "is_encoder_decoder", False)),

@@ -79,7 +79,7 @@ class VDDLogitsProcessor(LogitsProcessor):
     Args:
         model: the vision-language model that `generate` is called on.
         processor: its multimodal processor. Without it only the image's own tokens can be taken out of the prompt, and
-            the padding is not recognised unless `inputs` is given.
+            the padding is not recognised unless `inputs` is given; padding on the right never without `inputs`.
         inputs: what `generate` is called with (`input_ids`, `attention_mask`, `pixel_values`, …).
         blind_inputs: for a family that is not known: what the model is given in the image's place, as forward
             arguments (`input_ids`, `attention_mask`, …), one prompt for each of the batch; replaces the reference.
