@@ -315,3 +315,21 @@ def test_image_free_input_for_another_number_of_prompts_is_an_error(stranger):
     blind = {"input_ids": torch.ones(3, 4, dtype=torch.long)}
     with pytest.raises(ValueError, match="works on 2 rows and blind_inputs has 3"):
         generated(model, inputs, [vdd.VDDLogitsProcessor(model, blind_inputs=blind)])
+
+
+def test_an_encoder_decoder_is_served_by_hand_too():
+    member = next(member for member in MEMBERS if member.name == "Florence-2")
+    model, processor = member.build()
+    shown = pictures(member, QUESTIONS)
+    inputs = member.inputs(processor, QUESTIONS, shown)
+    rows = blind_rows(member, model, processor, QUESTIONS, shown, "none")
+    want = generated(model, inputs, [Recompute(rows, 1)], num_beams=2)
+    model.config.model_type = "unheard_of"
+    ids = [member.blind_ids(processor, question) for question in QUESTIONS]
+    width = max(map(len, ids))
+    blind = {
+        "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in ids]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
+    }
+    plugin = vdd.VDDLogitsProcessor(model, blind_inputs=blind)
+    assert generated(model, inputs, [plugin], num_beams=2) == want

@@ -197,7 +197,7 @@ class VDDLogitsProcessor(LogitsProcessor):
     def _read(self, input_ids: Tensor) -> Prompt:
         ids = input_ids.clone()
         if self.blind_inputs is not None:
-            return Prompt(ids, ids, (prompt_by_hand(self.blind_inputs, len(ids)),), None)
+            return Prompt(ids, ids, (prompt_by_hand(self.blind_inputs, self.family, ids),), None)
         batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs)
         shown = torch.tensor(has_image(batch, self.family, self.processor)).repeat_interleave(batch.repeats)
         blind = blind_prompts(batch, self.config, self.family, processor=self.processor, decoder_ids=ids)

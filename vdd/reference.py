@@ -116,18 +116,20 @@ def seen_prompt(
     return _as_generated(prompt, batch, family, decoder_ids)
 
 
-def prompt_by_hand(blind_inputs: Inputs, rows: int) -> BlindPrompt:
+def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> BlindPrompt:
     """An image-free prompt from the forward arguments that a user gives for it.
 
     Args:
-        blind_inputs: `input_ids` (n, width) left-padded, `attention_mask` (all ones by default), `position_ids`
-            (counted over the mask by default), and whatever else the model's forward wants, (n, …) each.
-        rows: how many rows `generate` works on: a multiple of n.
+        blind_inputs: `input_ids` (n, width), left-padded (an encoder's: right-padded), `attention_mask` (all ones by
+            default), `position_ids` (counted over the mask by default), and whatever else the model's forward wants,
+            (n, …) each.
+        family: the model's facts.
+        generated: (rows, …) ids that `generate` shows a processor first; rows are a multiple of n.
 
     Raises:
         ValueError: where the rows do not fit.
     """
-    ids = blind_inputs["input_ids"]
+    ids, rows = blind_inputs["input_ids"], len(generated)
     if rows % len(ids):
         raise UserError(
             f"vdd: `generate` works on {rows} rows and blind_inputs has {len(ids)}; wanted as many prompts as the "
@@ -141,7 +143,8 @@ def prompt_by_hand(blind_inputs: Inputs, rows: int) -> BlindPrompt:
         position_ids=blind_inputs.get("position_ids", _counted(mask)),
         extras={name: tensor for name, tensor in blind_inputs.items() if name not in known},
     )
-    return prompt.select([row // (rows // len(ids)) for row in range(rows)])
+    repeated = prompt.select([row // (rows // len(ids)) for row in range(rows)])
+    return _behind_encoder(repeated, generated) if family.encoder_decoder else repeated
 
 
 def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> tuple[BlindPrompt, ...]:
@@ -200,11 +203,14 @@ def _with_pixels(batch: Batch, family: Family, processor: Any, pixels: Inputs) -
 def _as_generated(prompt: BlindPrompt, batch: Batch, family: Family, decoder_ids: Tensor | None) -> BlindPrompt:
     """Each row as often as `generate` has it; behind an encoder where the family has one."""
     repeated = prompt.select([row for row in range(len(batch.ids)) for _ in range(batch.repeats)])
-    if not family.encoder_decoder or decoder_ids is None:
-        return repeated
+    return _behind_encoder(repeated, decoder_ids) if family.encoder_decoder and decoder_ids is not None else repeated
+
+
+def _behind_encoder(prompt: BlindPrompt, decoder_ids: Tensor) -> BlindPrompt:
+    """A decoder's first ids, with `prompt` for its encoder."""
     ones = torch.ones_like(decoder_ids)
-    extras = {**repeated.extras, "encoder_ids": repeated.input_ids, "encoder_mask": repeated.attention_mask}
-    return replace(repeated, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
+    extras = {**prompt.extras, "encoder_ids": prompt.input_ids, "encoder_mask": prompt.attention_mask}
+    return replace(prompt, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
 
 
 def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPrompt:
