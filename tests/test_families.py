@@ -156,6 +156,10 @@ def test_a_second_generate_equals_the_first_and_another_batch_between_changes_no
     assert between == generated(model, other, [plugin_for(member, model, processor, other)])
     plugin.use_inputs(inputs)
     assert generated(model, inputs, [plugin], num_beams=2) == first
+    if "noise" in member.references:
+        plugin = plugin_for(member, model, processor, inputs, reference="noise")
+        first = generated(model, inputs, [plugin])
+        assert generated(model, inputs, [plugin]) == first
 
 
 @everyone
@@ -307,6 +311,22 @@ def test_an_image_free_input_given_by_hand_serves_any_family(stranger, decoding)
     if decoding == "greedy":
         out = vdd.generate(model, **inputs, blind_inputs=dict(blind), max_new_tokens=STEPS)
         assert new_tokens(out, inputs) == want
+
+
+def test_image_free_input_by_hand_may_be_padded_on_the_right_and_must_hold_ids(stranger):
+    model, processor = stranger
+    inputs = MEMBERS[0].inputs(processor, QUESTIONS, pictures(MEMBERS[0], QUESTIONS))
+    prompts = [MEMBERS[0].prompt(processor, question, 0) for question in QUESTIONS]
+    left, right = (
+        processor.tokenizer(prompts, padding=True, padding_side=side, return_tensors="pt", add_special_tokens=False)
+        for side in ("left", "right")
+    )
+    answers = [
+        generated(model, inputs, [vdd.VDDLogitsProcessor(model, blind_inputs=dict(blind))]) for blind in (left, right)
+    ]
+    assert answers[0] == answers[1]
+    with pytest.raises(ValueError, match="blind_inputs has inputs_embeds; wanted at least input_ids"):
+        generated(model, inputs, [vdd.VDDLogitsProcessor(model, blind_inputs={"inputs_embeds": torch.ones(2, 3, 4)})])
 
 
 def test_image_free_input_for_another_number_of_prompts_is_an_error(stranger):

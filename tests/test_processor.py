@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tests.oracles.recompute import Recompute, chat, encode, greedy_by_hand, seconds
+from tests.oracles.recompute import Recompute, chat, encode, greedy_by_hand, picture, seconds
 from tests.tiny import Called, tiny_llava
 from vdd.config import REFERENCES, DebiasConfig
 from vdd.processor import PRESETS, VDDLogitsProcessor
@@ -226,6 +226,16 @@ def test_reset_frees_the_cache_and_changes_nothing(llava):
     assert plugin.prompt is None
     assert plugin.branches[0].memo is None
     assert generated(model, inputs, plugin) == want
+
+
+@pytest.mark.parametrize("reference", ["noise", "zero", "mask", "none"])
+def test_a_prompt_that_ends_in_its_image_is_answered_alike_the_second_time(llava, reference):
+    model, processor = llava
+    ids = processor(images=[picture(3)], text="<s> USER: is it red ? <image>", return_tensors="pt").to(torch.float64)
+    plugin = plugin_for(llava, ids, reference=reference, alpha=3.0)
+    first = generated(model, ids, plugin)
+    assert generated(model, ids, plugin) == first
+    assert generated(model, ids, plugin_for(llava, ids, reference=reference, alpha=3.0)) == first
 
 
 # ---- beside generate's other settings

@@ -424,3 +424,20 @@ def test_each_row_is_a_branch_of_its_own_whatever_its_padding(llava):
             second = seconds(processor, [question], reference, inputs=alone)[0][0]
             assert isinstance(second, Second)
             torch.testing.assert_close(got[row], next_logits(model, second, []), rtol=1e-9, atol=1e-9)
+
+
+def test_a_tokenizer_with_a_chat_template_of_its_own_gives_what_the_processor_gives(llava):
+    _, processor = llava
+    row = encode(processor, QUESTIONS[:1])["input_ids"][0].tolist()
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.chat_template = processor.chat_template
+    assert cut(row, FAMILY, tokenizer) == cut(row, FAMILY, processor)
+
+
+def test_a_template_that_knows_no_images_leaves_the_images_own_tokens_to_be_cut(llava):
+    _, processor = llava
+    row = encode(processor, QUESTIONS[:1])["input_ids"][0].tolist()
+    for template in ("{{ raise_exception('content must be a string') }}", "{{ '' + messages[0]['content'] }}"):
+        other = tiny_processor()
+        other.chat_template = template
+        assert cut(row, FAMILY, other) == [token for token in row if token != IMAGE_ID]

@@ -56,15 +56,16 @@ def batch_of(input_ids: Tensor, family: Family, *, processor: Any = None, inputs
     """
     repeats = _repeats(input_ids, family, inputs)
     if inputs is not None and repeats:
-        inputs = inputs if family.encoder_decoder else _left_padded(inputs)
-        ids = inputs["input_ids"].to(input_ids.device)
+        inputs = {name: value.to(input_ids.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs = inputs if family.encoder_decoder else left_padded(inputs)
+        ids = inputs["input_ids"]
         mask = inputs["attention_mask"] if "attention_mask" in inputs else _real(ids, family, processor)
         if mask.shape != ids.shape:
             raise UserError(
                 f"vdd: `inputs` has input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)}; wanted one "
                 "value for each token. Do the ids leave out what a cache holds? Give the whole conversation's."
             )
-        return Batch(ids, mask.to(ids.device), repeats, inputs)
+        return Batch(ids, mask, repeats, inputs)
     if family.encoder_decoder:
         raise UserError(
             f"vdd: the family {family.kind!r} reads its prompt with an encoder, so that a logits processor sees the "
@@ -90,7 +91,7 @@ def has_image(batch: Batch, family: Family, processor: Any = None) -> list[bool]
     return found
 
 
-def _left_padded(inputs: Inputs) -> Inputs:
+def left_padded(inputs: Inputs) -> Inputs:
     """`inputs` with right padding moved to the left, in every argument that has a value for each token."""
     mask = inputs.get("attention_mask")
     if mask is None or bool(mask[:, -1].all()):

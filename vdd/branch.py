@@ -3,7 +3,7 @@
 The scores depend on the branch's complete input alone (ids, mask, positions, pixels). So the cache is a memo of that
 input: each call compares the rows asked for with the rows consumed, then extends, reorders (beams), rolls back (a
 rejected draft), or starts over (a new prompt). Rows with the same content share one row of the cache until their texts
-part.
+part. It does not see a model's weights change: `reset` it then.
 
 Source: design of this project; the obvious alternative, a second `generate` state stepped in lockstep, breaks on
 beams, on reuse, and on assisted decoding.
@@ -56,6 +56,7 @@ class Memo:
         mask: (rows, width + consumed).
         next_position: (rows, 1), or (3, rows, 1).
         state: the reader's, over `mask`'s columns.
+        first: (rows, vocab) scores after the prompt.
         logits: (rows, vocab) scores after the last column.
     """
 
@@ -65,7 +66,26 @@ class Memo:
     mask: Tensor
     next_position: Tensor
     state: State
+    first: Tensor
     logits: Tensor
+
+    def surplus(self, shared: int, tokens: Tensor) -> int:
+        """How many columns must be forgotten to go on to `tokens`, of which the first `shared` were consumed.
+
+        One more than what differs where nothing is left to consume: the scores behind it are gone, unless it is the
+        prompt's end.
+        """
+        again = int(tokens.shape[1] == shared and shared > 0)
+        beyond = self.tokens.shape[1] - shared
+        return beyond + again if beyond else 0
+
+    def take(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken twice."""
+        self.state.take(rows)
+        self.keys = tuple(self.keys[row] for row in rows.tolist())
+        self.tokens, self.mask = self.tokens[rows], self.mask[rows]
+        self.next_position = self.next_position[..., rows, :]
+        self.first, self.logits = self.first[rows], self.logits[rows]
 
 
 @dataclass
@@ -96,14 +116,18 @@ class BlindBranch:
         Returns:
             (rows, vocab) in the model's dtype. Not to be modified.
         """
-        memo = self.memo
-        if memo is None or memo.width != prompt.input_ids.shape[1] or not set(prompt.keys) <= set(memo.keys):
+        memo, self.memo = self.memo, None  # what fails half-way, or starts over, leaves nothing behind
+        parents, shared = None, 0
+        if memo is not None and memo.width == prompt.input_ids.shape[1] and set(prompt.keys) <= set(memo.keys):
+            shared, parents = _common(memo, prompt.keys, tokens)
+            if memo.surplus(shared, tokens) and not memo.state.can_roll_back:
+                memo = None
+        else:
+            memo = None
+        if memo is None:
             memo, parents = self._start(prompt)
             shared = 0
-        else:
-            shared, parents = _common(memo, prompt.keys, tokens)
-        self.memo = None  # a forward that fails half-way must not leave a half-changed cache behind
-        self.memo, parents = self._advance(memo, parents, shared, prompt, tokens)
+        self.memo, parents = self._advance(memo, parents, shared, tokens)
         return self.memo.logits if parents is None else self.memo.logits[parents]
 
     def _start(self, prompt: BlindPrompt) -> tuple[Memo, Tensor | None]:
@@ -121,6 +145,7 @@ class BlindBranch:
             mask=distinct.attention_mask,
             next_position=distinct.position_ids[..., -1:] + 1,
             state=state,
+            first=scores,
             logits=scores,
         )
         place = {key: number for number, key in enumerate(first)}
@@ -128,41 +153,28 @@ class BlindBranch:
             return memo, None
         return memo, torch.tensor([place[key] for key in prompt.keys], device=distinct.input_ids.device)
 
-    def _advance(
-        self, memo: Memo, parents: Tensor | None, shared: int, prompt: BlindPrompt, tokens: Tensor
-    ) -> tuple[Memo, Tensor | None]:
+    def _advance(self, memo: Memo, parents: Tensor | None, shared: int, tokens: Tensor) -> tuple[Memo, Tensor | None]:
         """Roll `memo` back to `shared` tokens, take the rows in `parents`, and consume the rest of `tokens`."""
-        surplus = memo.tokens.shape[1] - shared
-        if surplus == 0 and tokens.shape[1] == shared:
+        surplus = memo.surplus(shared, tokens)
+        if not surplus and tokens.shape[1] == shared:
             return memo, parents
-        again = 1 if tokens.shape[1] == shared else 0  # its scores are gone: run the last column once more
-        if surplus + again and not memo.state.can_roll_back:
-            memo, parents = self._start(prompt)
-            return self._advance(memo, parents, 0, prompt, tokens)
         if parents is not None:
-            memo.state.take(parents)
-            memo.keys = tuple(memo.keys[parent] for parent in parents.tolist())
-            memo.tokens, memo.mask = memo.tokens[parents], memo.mask[parents]
-            memo.next_position, memo.logits = memo.next_position[..., parents, :], memo.logits[parents]
-        fresh = torch.cat([prompt.input_ids[:, -1:], tokens], dim=1)[:, 1 + shared - again :]
-        if surplus + again:
-            memo.state.roll_back(surplus + again)
-            memo.mask = memo.mask[:, : memo.mask.shape[1] - surplus - again]
-            memo.next_position = memo.next_position - surplus - again
-        steps = torch.arange(fresh.shape[1], device=fresh.device)
-        mask = torch.cat([memo.mask, memo.mask.new_ones(fresh.shape)], dim=1)
-        scores = self.reader.step(fresh, mask, memo.next_position + steps, memo.state)
-        self.forwards += len(fresh)
-        advanced = Memo(
-            keys=memo.keys,
-            width=memo.width,
-            tokens=tokens.clone(),  # the caller may go on writing into its own
-            mask=mask,
-            next_position=memo.next_position + fresh.shape[1],
-            state=memo.state,
-            logits=scores,
-        )
-        return advanced, None
+            memo.take(parents)
+        if surplus:
+            memo.state.roll_back(surplus)
+            memo.mask = memo.mask[:, : memo.mask.shape[1] - surplus]
+            memo.next_position = memo.next_position - surplus
+        fresh = tokens[:, memo.mask.shape[1] - memo.width :]
+        if fresh.shape[1]:
+            steps = torch.arange(fresh.shape[1], device=fresh.device)
+            memo.mask = torch.cat([memo.mask, memo.mask.new_ones(fresh.shape)], dim=1)
+            scores = self.reader.step(fresh, memo.mask, memo.next_position + steps, memo.state)
+            memo.next_position = memo.next_position + fresh.shape[1]
+            self.forwards += len(fresh)
+        else:
+            scores = memo.first
+        memo.tokens, memo.logits = tokens.clone(), scores  # the caller may go on writing into its own
+        return memo, None
 
 
 def _common(memo: Memo, keys: tuple[bytes, ...], tokens: Tensor) -> tuple[int, Tensor | None]:

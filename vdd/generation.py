@@ -145,7 +145,7 @@ class _Debiased:
         if _shows_image(call, family, self.processor):
             return _debiased(self.model, self.original, call, self.processor, **self.settings)
         _check_prompt(call, family)
-        with _turn(self.model, family):
+        with turn(self.model, family):
             return self.original(*args, **kwargs)
 
 
@@ -175,7 +175,7 @@ def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], pr
                 f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
             )
         original = functools.partial(GenerationMixin.generate, model)
-    with _turn(model, family):
+    with turn(model, family):
         out = original(**call, logits_processor=LogitsProcessorList([*given, plugin]))
     if not plugin.was_called:
         raise UserError(
@@ -225,9 +225,10 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
     raise UserError("vdd: continuous batching runs without logits processors, so without debiasing; wanted generate.")
 
 
-def _turn(model: Any, family: Family) -> contextlib.AbstractContextManager[Any]:
+def turn(model: Any, family: Family) -> contextlib.AbstractContextManager[Any]:
     """One generation at a time on a model that keeps something on the module; a model keeps its lock while it lives."""
     if not family.adapter.stateful:
         return contextlib.nullcontext()
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     with _LOCKS_LOCK:
-        return _LOCKS.setdefault(model, threading.RLock())
+        return _LOCKS.setdefault(core, threading.RLock())

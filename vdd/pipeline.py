@@ -26,7 +26,7 @@ from vdd.calibrate import AffineCalibration
 from vdd.config import IMAGE, DebiasConfig, SamplingConfig, override
 from vdd.distributions import Distributions, Prefill, named, parts_of, priors_of
 from vdd.families import tokenizer_of
-from vdd.generation import CalledLogitsProcessor
+from vdd.generation import CalledLogitsProcessor, turn
 from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import check_inputs, check_processor, check_question, inputs_of, prompt_of
@@ -192,7 +192,7 @@ class Pipeline(Distributions):
         call = self.model.generate
         if self.family.adapter.drops_processors:
             call = partial(GenerationMixin.generate, self.model)
-        with _seeded(seed, self.device), torch.no_grad():
+        with turn(self.model, self.family), _seeded(seed, self.device), torch.no_grad():
             output = call(
                 **given,
                 logits_processor=[*plugins, width],
@@ -200,6 +200,8 @@ class Pipeline(Distributions):
                 output_logits=record,
                 **sampling.generate_kwargs(),
             )
+        if width.columns is None:
+            raise UserError("vdd: this model's `generate` asked no logits processor, so nothing was debiased.")
         tokens = output.sequences[:, width.columns :]
         texts = tokenizer_of(self.processor).batch_decode(tokens, skip_special_tokens=True)
         if trace is not None:

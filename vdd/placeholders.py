@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from vdd.families import Family, placeholder_of, tokenizer_of
 
 Row = list[int]
@@ -175,10 +177,13 @@ def _template_residue(processor: Any, pieces: Sequence[str]) -> Residue:
     if not getattr(processor, "chat_template", None) or not hasattr(processor, "apply_chat_template"):
         return _NO_RESIDUE
     text = {"type": "text", "text": "\u2042"}
-    seen, blind = (
-        processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        for content in ([{"type": "image"}, text], [text])
-    )
+    chats = ([{"role": "user", "content": content}] for content in ([{"type": "image"}, text], [text]))
+    try:
+        seen, blind = (
+            processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats
+        )
+    except (TemplateError, TypeError):  # it knows no images, and writes nothing around them
+        return _NO_RESIDUE
     start = _shared(seen, blind)
     stop = _shared(seen[start:][::-1], blind[start:][::-1])
     added, instead = seen[start : len(seen) - stop], blind[start : len(blind) - stop]

@@ -74,7 +74,7 @@ class VDDLogitsProcessor(LogitsProcessor):
     `instruction`) need `inputs`, since a logits processor is not shown the pixels: call `use_inputs` before the same
     question about another image; so do encoder-decoders, whose prompt it is not shown either. Rows whose prompt has no
     image are left alone. The preset "m3id", whose strength grows with the text, wants `reset()` between calls whose
-    prompts begin with one another.
+    prompts begin with one another; every object wants it when the model's weights or adapters change.
 
     Args:
         model: the vision-language model that `generate` is called on.
@@ -158,7 +158,7 @@ class VDDLogitsProcessor(LogitsProcessor):
             scores: (rows, vocab) of the next token given the image.
 
         Returns:
-            (rows, vocab) normalised log-probabilities; −inf where cut off.
+            (rows, vocab) normalised log-probabilities; −inf where cut off. Rows without an image come back as they are.
         """
         if bool((scores[:, :2] == 1).all()) and bool((scores == 1).all()):
             return scores  # prompt look-up asks with constant scores which tokens are forbidden: none are, here

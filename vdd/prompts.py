@@ -90,7 +90,11 @@ def prompt_of(processor: Any, family: Family, question: str, images: int = 1) ->
     if not own:
         return card.format(question=question, images=placeholder_of(processor) * images)
     content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    return str(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+    )
 
 
 def check_question(processor: Any, family: Family, question: str) -> None:

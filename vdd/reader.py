@@ -27,10 +27,12 @@ class State:
         cache: its KV cache (linear-attention states among them).
         context: (rows, …) tensors that every further step needs: an encoder's output and mask, a row of a cross
             attention mask.
+        image_layers: numbers of the cache's layers that hold images instead of positions.
     """
 
     cache: Any
     context: dict[str, Tensor]
+    image_layers: frozenset[int] = frozenset()
 
     def take(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be taken twice."""
@@ -40,13 +42,19 @@ class State:
     @property
     def can_roll_back(self) -> bool:
         """Whether the last positions can be forgotten: not in linear attention, nor past a sliding window's size."""
-        return all(_can_crop(layer) for layer in _layers(self.cache))
+        return all(_can_crop(layer) for layer in self._layers)
 
     def roll_back(self, positions: int) -> None:
         """Forget so many of the last positions."""
-        for layer in _layers(self.cache):
+        for layer in self._layers:
             if layer.get_seq_length():
                 layer.crop(-positions)
+
+    @property
+    def _layers(self) -> list[Any]:
+        """The layers with a column for each position."""
+        layers = getattr(self.cache, "self_attention_cache", self.cache).layers
+        return [layer for number, layer in enumerate(layers) if number not in self.image_layers]
 
 
 class Reader:
@@ -83,8 +91,9 @@ class Reader:
             **_last_only(model),
             **given,
         )
+        image_layers = frozenset(getattr(config, "cross_attention_layers", None) or ())
         context = {name: given[name][:, -1:] for name in self.family.adapter.steps if name in given}
-        return output.logits[:, -1], State(output.past_key_values, context)
+        return output.logits[:, -1], State(output.past_key_values, context, image_layers)
 
     def step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: State) -> Tensor:
         """Read on.
@@ -159,10 +168,6 @@ def _called(model: Any, **given: Any) -> Any:
 def _last_only(model: Any) -> Mapping[str, int]:
     """The argument that leaves out the scores of all but the last position, where the model has it."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-
-
-def _layers(cache: Any) -> list[Any]:
-    return list(getattr(cache, "self_attention_cache", cache).layers)
 
 
 def _can_crop(layer: Any) -> bool:

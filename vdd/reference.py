@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vdd._check import UserError
-from vdd.batch import Batch, Inputs
+from vdd.batch import Batch, Inputs, left_padded
 from vdd.config import TEXT_REFERENCES, DebiasConfig
 from vdd.families import Family, tokenizer_of, unknown_token
 from vdd.pixels import degraded
@@ -120,7 +120,7 @@ def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> B
     """An image-free prompt from the forward arguments that a user gives for it.
 
     Args:
-        blind_inputs: `input_ids` (n, width), left-padded (an encoder's: right-padded), `attention_mask` (all ones by
+        blind_inputs: `input_ids` (n, width), `attention_mask` (all ones by
             default), `position_ids` (counted over the mask by default), and whatever else the model's forward wants,
             (n, …) each.
         family: the model's facts.
@@ -129,19 +129,26 @@ def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> B
     Raises:
         ValueError: where the rows do not fit.
     """
-    ids, rows = blind_inputs["input_ids"], len(generated)
+    given = {name: value.to(generated.device) for name, value in blind_inputs.items() if isinstance(value, Tensor)}
+    if "input_ids" not in given:
+        raise UserError(
+            f"vdd: blind_inputs has {', '.join(blind_inputs) or 'nothing'}; wanted at least input_ids, a tensor of "
+            "(prompts, width), as the processor gives with return_tensors='pt'."
+        )
+    given = given if family.encoder_decoder else dict(left_padded(given))
+    ids, rows = given["input_ids"], len(generated)
     if rows % len(ids):
         raise UserError(
             f"vdd: `generate` works on {rows} rows and blind_inputs has {len(ids)}; wanted as many prompts as the "
             "batch has."
         )
-    mask = blind_inputs.get("attention_mask", torch.ones_like(ids))
+    mask = given.get("attention_mask", torch.ones_like(ids))
     known = {"input_ids", "attention_mask", "position_ids"}
     prompt = BlindPrompt(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=blind_inputs.get("position_ids", _counted(mask)),
-        extras={name: tensor for name, tensor in blind_inputs.items() if name not in known},
+        position_ids=given.get("position_ids", _counted(mask)),
+        extras={name: tensor for name, tensor in given.items() if name not in known},
     )
     repeated = prompt.select([row // (rows // len(ids)) for row in range(rows)])
     return _behind_encoder(repeated, generated) if family.encoder_decoder else repeated
@@ -153,7 +160,7 @@ def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor:
         placeholders = Placeholders(family, processor, derive=config.derive)
         prompts.append(_padded([placeholders.without(row) for row in batch.rows], family, batch.ids.device))
     if config.reference in ("unk", "both"):
-        placeholders, unk = Placeholders(family, processor), _unk_id(processor)
+        placeholders, unk = Placeholders(family, processor, derive="ids"), _unk_id(processor)
         rows = batch.rows
         if config.unk_per == "patch":
             rows = [_each_to(unk, row, placeholders.is_image(row)) for row in rows]
