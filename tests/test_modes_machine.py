@@ -16,6 +16,7 @@ from transformers import (
 )
 
 import vdd
+from tests.oracles.recompute import picture
 from tests.recomputed import QUESTIONS, STRONG, Case, built
 from tests.tiny import SPECIALS, WORDS, tiny_llava, tiny_processor
 from tests.zoo import MEMBERS
@@ -246,3 +247,15 @@ def test_a_static_cache_whose_decoding_steps_are_compiled_gives_the_tokens_of_a_
     how._compile_all_devices = True
     assert debiased(Case("LLaVA-1.5", model=model), cache_implementation="static", compile_config=how) == want
     assert hasattr(model, "_compiled_call")
+
+
+def test_inputs_go_where_accelerate_brings_the_embeddings_when_the_model_is_offloaded():
+    from accelerate import cpu_offload
+
+    model, processor = tiny_llava()
+    pipe = vdd.Pipeline(model, processor)
+    want = pipe(picture(0), "is it red ?").text
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.get_input_embeddings().weight.device.type == "meta"
+    assert pipe.device == torch.device("cpu")
+    assert pipe(picture(0), "is it red ?").text == want

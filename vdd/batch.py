@@ -56,7 +56,7 @@ def batch_of(input_ids: Tensor, family: Family, *, processor: Any = None, inputs
     """
     repeats = _repeats(input_ids, family, inputs)
     if inputs is not None and repeats:
-        inputs = {name: value.to(input_ids.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs = tensors_on(input_ids.device, inputs)
         inputs = inputs if family.encoder_decoder else left_padded(inputs)
         ids = inputs["input_ids"]
         mask = inputs["attention_mask"] if "attention_mask" in inputs else _real(ids, family, processor)
@@ -89,6 +89,11 @@ def has_image(batch: Batch, family: Family, processor: Any = None) -> list[bool]
             "one. Was the image left out of the chat template, or are these ids not the prompt's?"
         )
     return found
+
+
+def tensors_on(device: torch.device, inputs: Mapping[str, Any]) -> Inputs:
+    """The tensors among `inputs`, on one device."""
+    return {name: value.to(device) for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def left_padded(inputs: Inputs) -> Inputs:

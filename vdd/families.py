@@ -250,7 +250,7 @@ def with_defaults(model: Any, family: Family) -> Family:
     text, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
     pad = getattr(generation, "pad_token_id", None)
     reader = getattr(model, family.adapter.text_model) if family.adapter.text_model else model
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT wraps a model
+    core = unwrapped(model)
     inner = getattr(core, "model", core)
     return replace(
         family,
@@ -260,6 +260,11 @@ def with_defaults(model: Any, family: Family) -> Family:
         pad_id=getattr(text, "pad_token_id", None) if pad is None else pad,
         bos_id=getattr(text, "bos_token_id", None),
     )
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, where PEFT wraps it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 _NONE: frozenset[int] = frozenset()

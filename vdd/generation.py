@@ -22,7 +22,7 @@ from transformers import GenerationMixin, LogitsProcessorList
 
 from vdd._check import UserError
 from vdd.config import DebiasConfig
-from vdd.families import Family, family_of
+from vdd.families import Family, family_of, unwrapped
 from vdd.placeholders import Placeholders
 from vdd.processor import VDDLogitsProcessor
 
@@ -169,14 +169,12 @@ def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], pr
     plugin = CalledLogitsProcessor(model, processor, inputs=inputs, **settings)
     family = plugin.family
     _check_prompt(call, family)
-    if family.adapter.drops_processors:
-        if call.pop("generation_mode", "text") != "text":
-            raise UserError(
-                f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
-            )
-        original = functools.partial(GenerationMixin.generate, model)
+    if family.adapter.drops_processors and call.pop("generation_mode", "text") != "text":
+        raise UserError(
+            f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
+        )
     with turn(model, family):
-        out = original(**call, logits_processor=LogitsProcessorList([*given, plugin]))
+        out = asking(model, original, family)(**call, logits_processor=LogitsProcessorList([*given, plugin]))
     if not plugin.was_called:
         raise UserError(
             "vdd: this way of generating asked no logits processor, so nothing was debiased; wanted one that does. "
@@ -225,10 +223,14 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
     raise UserError("vdd: continuous batching runs without logits processors, so without debiasing; wanted generate.")
 
 
+def asking(model: Any, original: Callable[..., Any], family: Family) -> Callable[..., Any]:
+    """The `generate` that asks logits processors: `original`, or the one of transformers where that leaves them out."""
+    return functools.partial(GenerationMixin.generate, model) if family.adapter.drops_processors else original
+
+
 def turn(model: Any, family: Family) -> contextlib.AbstractContextManager[Any]:
     """One generation at a time on a model that keeps something on the module; a model keeps its lock while it lives."""
     if not family.adapter.stateful:
         return contextlib.nullcontext()
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     with _LOCKS_LOCK:
-        return _LOCKS.setdefault(core, threading.RLock())
+        return _LOCKS.setdefault(unwrapped(model), threading.RLock())

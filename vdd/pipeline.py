@@ -13,20 +13,18 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationMixin
 
 from vdd._check import UserError, choice
 from vdd.calibrate import AffineCalibration
 from vdd.config import IMAGE, DebiasConfig, SamplingConfig, override
 from vdd.distributions import Distributions, Prefill, named, parts_of, priors_of
 from vdd.families import tokenizer_of
-from vdd.generation import CalledLogitsProcessor, turn
+from vdd.generation import CalledLogitsProcessor, asking, turn
 from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import check_inputs, check_processor, check_question, inputs_of, prompt_of
@@ -189,9 +187,7 @@ class Pipeline(Distributions):
                 cache.batch_repeat_interleave(sampling.num_beams)
             given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
             given["past_key_values"] = cache
-        call = self.model.generate
-        if self.family.adapter.drops_processors:
-            call = partial(GenerationMixin.generate, self.model)
+        call = asking(self.model, self.model.generate, self.family)
         with turn(self.model, self.family), _seeded(seed, self.device), torch.no_grad():
             output = call(
                 **given,

@@ -127,8 +127,7 @@ class Placeholders:
         """Where the run of image pieces that begins at `start` ends; `start` where none does."""
         family = self.family
         if row[start] in family.opens:
-            ends = (n for n in range(start, len(row)) if row[n] in family.closes)
-            return next(ends, start) + 1 if family.closes.intersection(row[start:]) else start
+            return next((n + 1 for n in range(start, len(row)) if row[n] in family.closes), start)
         position = start
         while position < len(row) and row[position] in self.pieces:
             position += 1

@@ -70,6 +70,7 @@ class Reader:
         self.family = family
         part = family.adapter.text_model
         self.text_model = getattr(model, part) if part else model
+        self._last_of_text = _last_only(self.text_model)
 
     def prefill(self, prompt: BlindPrompt) -> tuple[Tensor, State]:
         """Read the prompt.
@@ -131,7 +132,7 @@ class Reader:
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=state.cache,
-                **_last_only(self.text_model),
+                **self._last_of_text,
                 **{name: row.expand(-1, width, *row.shape[2:]) for name, row in state.context.items()},
             )
         state.cache = output.past_key_values

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vdd._check import UserError
-from vdd.batch import Batch, Inputs, left_padded
+from vdd.batch import Batch, Inputs, left_padded, tensors_on
 from vdd.config import TEXT_REFERENCES, DebiasConfig
 from vdd.families import Family, tokenizer_of, unknown_token
 from vdd.pixels import degraded
@@ -102,40 +102,36 @@ def blind_prompts(
         prompts = _text_prompts(batch, config, family, processor)
     else:
         prompts = (_pixel_prompt(batch, config, family, processor),)
-    return tuple(_as_generated(prompt, batch, family, decoder_ids) for prompt in prompts)
+    return tuple(_as_generated(prompt, batch.repeats, family, decoder_ids) for prompt in prompts)
 
 
 def seen_prompt(
     batch: Batch, family: Family, *, processor: Any = None, decoder_ids: Tensor | None = None
 ) -> BlindPrompt:
     """The prompts with their own images, as the references' are laid out; arguments as for `blind_prompts`."""
-    inputs = _shown(batch, "image")
-    prompt = _with_pixels(
-        batch, family, processor, {name: inputs[name] for name in family.pixel_inputs if name in inputs}
-    )
-    return _as_generated(prompt, batch, family, decoder_ids)
+    prompt = _with_pixels(batch, family, processor, _images(batch, family, "image"))
+    return _as_generated(prompt, batch.repeats, family, decoder_ids)
 
 
 def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> BlindPrompt:
     """An image-free prompt from the forward arguments that a user gives for it.
 
     Args:
-        blind_inputs: `input_ids` (n, width), `attention_mask` (all ones by
-            default), `position_ids` (counted over the mask by default), and whatever else the model's forward wants,
-            (n, …) each.
+        blind_inputs: `input_ids` (n, width), `attention_mask` (all ones by default), `position_ids` (counted over the
+            mask by default), and whatever else the model's forward wants, (n, …) each.
         family: the model's facts.
         generated: (rows, …) ids that `generate` shows a processor first; rows are a multiple of n.
 
     Raises:
         ValueError: where the rows do not fit.
     """
-    given = {name: value.to(generated.device) for name, value in blind_inputs.items() if isinstance(value, Tensor)}
+    given = tensors_on(generated.device, blind_inputs)
     if "input_ids" not in given:
         raise UserError(
             f"vdd: blind_inputs has {', '.join(blind_inputs) or 'nothing'}; wanted at least input_ids, a tensor of "
             "(prompts, width), as the processor gives with return_tensors='pt'."
         )
-    given = given if family.encoder_decoder else dict(left_padded(given))
+    given = given if family.encoder_decoder else left_padded(given)
     ids, rows = given["input_ids"], len(generated)
     if rows % len(ids):
         raise UserError(
@@ -147,11 +143,10 @@ def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> B
     prompt = BlindPrompt(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=given.get("position_ids", _counted(mask)),
+        position_ids=given.get("position_ids", family.positions(ids, mask, None)),
         extras={name: tensor for name, tensor in given.items() if name not in known},
     )
-    repeated = prompt.select([row // (rows // len(ids)) for row in range(rows)])
-    return _behind_encoder(repeated, generated) if family.encoder_decoder else repeated
+    return _as_generated(prompt, rows // len(ids), family, generated)
 
 
 def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> tuple[BlindPrompt, ...]:
@@ -177,23 +172,23 @@ def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor:
 
 def _pixel_prompt(batch: Batch, config: DebiasConfig, family: Family, processor: Any) -> BlindPrompt:
     """The prompt with its images, one of the two changed."""
-    inputs = _shown(batch, config.reference)
-    pixels = {name: inputs[name] for name in family.pixel_inputs if name in inputs}
+    pixels = _images(batch, family, config.reference)
     if config.reference == "instruction":
         return _with_pixels(_disturbed(batch, config.instruction, family, processor), family, processor, pixels)
-    changed = {name: degraded(name, tensor, inputs, config) for name, tensor in pixels.items()}
+    changed = {name: degraded(name, tensor, pixels, config) for name, tensor in pixels.items()}
     return _with_pixels(batch, family, processor, changed)
 
 
-def _shown(batch: Batch, what: str) -> Inputs:
-    """The batch's inputs, among them its images."""
-    if batch.inputs is None or not any("pixel_values" in name for name in batch.inputs):
+def _images(batch: Batch, family: Family, what: str) -> Inputs:
+    """The arguments among the batch's inputs that carry its images."""
+    inputs = batch.inputs
+    if inputs is None or not any("pixel_values" in name for name in inputs):
         raise UserError(
             f"vdd: `{what}` looks at pixels, and none came with these prompts; wanted the same batch: "
             "VDDLogitsProcessor(model, processor, inputs=inputs, …) with what `generate` is given, "
             "`use_inputs(inputs)` before the next batch, or vdd.generate(model, processor, **inputs, …)."
         )
-    return batch.inputs
+    return {name: inputs[name] for name in family.pixel_inputs if name in inputs}
 
 
 def _with_pixels(batch: Batch, family: Family, processor: Any, pixels: Inputs) -> BlindPrompt:
@@ -207,17 +202,19 @@ def _with_pixels(batch: Batch, family: Family, processor: Any, pixels: Inputs) -
     )
 
 
-def _as_generated(prompt: BlindPrompt, batch: Batch, family: Family, decoder_ids: Tensor | None) -> BlindPrompt:
+def _as_generated(prompt: BlindPrompt, repeats: int, family: Family, decoder_ids: Tensor | None) -> BlindPrompt:
     """Each row as often as `generate` has it; behind an encoder where the family has one."""
-    repeated = prompt.select([row for row in range(len(batch.ids)) for _ in range(batch.repeats)])
-    return _behind_encoder(repeated, decoder_ids) if family.encoder_decoder and decoder_ids is not None else repeated
-
-
-def _behind_encoder(prompt: BlindPrompt, decoder_ids: Tensor) -> BlindPrompt:
-    """A decoder's first ids, with `prompt` for its encoder."""
+    repeated = prompt.select([row for row in range(len(prompt.input_ids)) for _ in range(repeats)])
+    if not family.encoder_decoder or decoder_ids is None:
+        return repeated
     ones = torch.ones_like(decoder_ids)
-    extras = {**prompt.extras, "encoder_ids": prompt.input_ids, "encoder_mask": prompt.attention_mask}
-    return replace(prompt, input_ids=decoder_ids, attention_mask=ones, position_ids=_counted(ones), extras=extras)
+    return replace(
+        repeated,
+        input_ids=decoder_ids,
+        attention_mask=ones,
+        position_ids=family.positions(decoder_ids, ones, None),
+        extras={**repeated.extras, "encoder_ids": repeated.input_ids, "encoder_mask": repeated.attention_mask},
+    )
 
 
 def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPrompt:
@@ -230,10 +227,6 @@ def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPromp
         mask[number, own] = 1
     ids, mask = ids.to(device), mask.to(device)
     return BlindPrompt(ids, mask, family.positions(ids, mask, None), _types(ids, family, of_images=None))
-
-
-def _counted(mask: Tensor) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _types(ids: Tensor, family: Family, *, of_images: Tensor | None) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from vdd._check import UserError, choice, whole
 from vdd.config import SamplingConfig, override, to_json
+from vdd.contrast import upcast
 from vdd.families import family_of, tokenizer_of
 from vdd.generation import generate
 from vdd.images import load_image, to_rgb
@@ -298,16 +299,14 @@ class _Forced(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = len(self.steps)
         tokens = torch.tensor([row[min(step, len(row) - 1)] for row in self.rows], device=scores.device)[:, None]
-        rows = torch.log_softmax(scores.float() if scores.dtype.itemsize < 4 else scores, dim=-1)
+        rows = torch.log_softmax(upcast(scores), dim=-1)
         self.steps.append((rows.gather(1, tokens)[:, 0], rows.argmax(-1) == tokens[:, 0]))
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
 
     def fits(self) -> list[tuple[float, bool]]:
         """For each row: mean negative log-likelihood, whether every token was the most probable."""
         if not self.steps:
-            raise NotImplementedError(
-                "vdd: this model's generate leaves logits processors out; no likelihood can be had."
-            )
+            raise NotImplementedError("vdd: this model's generate leaves logits processors out, so no likelihood.")
         logs = torch.stack([log for log, _ in self.steps], dim=1).tolist()
         tops = torch.stack([top for _, top in self.steps], dim=1).tolist()
         return [
