@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from tests.oracles.recompute import Second, next_logits, picture
 from tests.strategies import WALK
 from tests.tiny import Called
-from vdd.branch import BlindBranch
+from vdd.branch import Branch
 from vdd.families import ADAPTERS, Family
 from vdd.reader import Reader
 from vdd.reference import BlindPrompt
@@ -44,7 +44,7 @@ def from_scratch(model, rows: list[list[int]], tokens: torch.Tensor) -> torch.Te
     return torch.stack([next_logits(model, Second(row), sofar) for row, sofar in pairs])
 
 
-def agrees(model, branch: BlindBranch, rows: list[list[int]], tokens, *, width: int = 0) -> None:
+def agrees(model, branch: Branch, rows: list[list[int]], tokens, *, width: int = 0) -> None:
     tokens = torch.as_tensor(tokens, dtype=torch.long).reshape(len(rows), -1)
     got = branch.logits(padded(rows, width=width), tokens)
     torch.testing.assert_close(got, from_scratch(model, rows, tokens), rtol=1e-9, atol=1e-9)
@@ -65,7 +65,7 @@ def drawn(rows: int, count: int, seed: int) -> torch.Tensor:
 )
 def test_extending_repeating_and_rolling_back_equal_a_forward_from_scratch(llava, picked, lengths):
     model, _ = llava
-    rows, branch = [PROMPTS[n] for n in picked], BlindBranch(Reader(model, FAMILY))
+    rows, branch = [PROMPTS[n] for n in picked], Branch(Reader(model, FAMILY))
     tokens = drawn(len(rows), 8, 1)
     for length in lengths:
         agrees(model, branch, rows, tokens[:, :length])
@@ -74,7 +74,7 @@ def test_extending_repeating_and_rolling_back_equal_a_forward_from_scratch(llava
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
 def test_rolling_back_below_a_divergence_equals_a_forward_from_scratch(llava, kept):
     model, _ = llava
-    rows, branch = PROMPTS[:2], BlindBranch(Reader(model, FAMILY))
+    rows, branch = PROMPTS[:2], Branch(Reader(model, FAMILY))
     first, second = drawn(2, 4, 1), drawn(2, 4, 2)
     agrees(model, branch, rows, first)
     agrees(model, branch, rows, torch.cat([first[:, :kept], second[:, kept:]], dim=1))
@@ -86,7 +86,7 @@ def test_rolling_back_below_a_divergence_equals_a_forward_from_scratch(llava, ke
 def test_reordered_beams_equal_a_forward_from_scratch(llava, order, equal):
     model, _ = llava
     rows = [PROMPTS[0]] * 3 if equal else [PROMPTS[1], PROMPTS[0], PROMPTS[2]]
-    branch, tokens = BlindBranch(Reader(model, FAMILY)), drawn(3, 4, 1)
+    branch, tokens = Branch(Reader(model, FAMILY)), drawn(3, 4, 1)
     agrees(model, branch, rows, tokens)
     moved = tokens[order] if equal else tokens
     agrees(model, branch, [rows[n] for n in order] if not equal else rows, torch.cat([moved, drawn(3, 1, 2)], dim=1))
@@ -94,7 +94,7 @@ def test_reordered_beams_equal_a_forward_from_scratch(llava, order, equal):
 
 def test_equal_rows_that_part_and_meet_again_equal_a_forward_from_scratch(llava):
     model, _ = llava
-    branch, rows = BlindBranch(Reader(model, FAMILY)), [PROMPTS[0]] * 4
+    branch, rows = Branch(Reader(model, FAMILY)), [PROMPTS[0]] * 4
     for tokens in (
         [[], [], [], []],
         [[9], [9], [9], [9]],
@@ -109,7 +109,7 @@ def test_equal_rows_that_part_and_meet_again_equal_a_forward_from_scratch(llava)
 
 def test_rows_of_one_prompt_with_different_texts_are_each_matched_to_their_own(llava):
     model, _ = llava
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     rows = [PROMPTS[0], PROMPTS[1]] * 2
     tokens = torch.tensor([[9, 8, 7], [9, 8, 7], [9, 8, 6], [9, 8, 6]])
     agrees(model, branch, rows, tokens)
@@ -119,14 +119,14 @@ def test_rows_of_one_prompt_with_different_texts_are_each_matched_to_their_own(l
 
 def test_batches_of_other_sizes_new_prompts_and_longer_ones_equal_a_forward_from_scratch(llava):
     model, _ = llava
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     for picked, length in [([0, 1, 2], 3), ([1], 3), ([2, 0], 1), ([0], 2), ([2], 2), ([0, 3], 2), ([1], 0), ([5], 2)]:
         agrees(model, branch, [PROMPTS[n] for n in picked], drawn(len(picked), length, 4))
 
 
 def test_a_prompt_that_is_the_former_one_with_its_answer_equals_a_forward_from_scratch(llava):
     model, _ = llava
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     agrees(model, branch, [PROMPTS[0]], [[24, 5, 8]])
     agrees(model, branch, [PROMPTS[2]], [[9]])
     agrees(model, branch, [PROMPTS[0]], [[24, 5, 8, 6]])
@@ -134,7 +134,7 @@ def test_a_prompt_that_is_the_former_one_with_its_answer_equals_a_forward_from_s
 
 def test_the_same_prompt_padded_wider_equals_a_forward_from_scratch(llava):
     model, _ = llava
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     for width in (6, 9, 7, 9):
         agrees(model, branch, [PROMPTS[0], PROMPTS[4]], [[9, 8], [7, 8]], width=width)
 
@@ -146,7 +146,7 @@ def test_the_same_prompt_padded_wider_equals_a_forward_from_scratch(llava):
 @given(WALK)
 def test_any_walk_of_operations_equals_a_forward_from_scratch(llava, walk):
     model, _ = llava
-    branch, rows, tokens = BlindBranch(Reader(model, FAMILY)), PROMPTS[:2], drawn(2, 0, 0)
+    branch, rows, tokens = Branch(Reader(model, FAMILY)), PROMPTS[:2], drawn(2, 0, 0)
     for name, count, seed in walk:
         generator = torch.Generator().manual_seed(seed)
         if name == "extend":
@@ -172,7 +172,7 @@ def test_any_walk_of_operations_equals_a_forward_from_scratch(llava, walk):
 
 def test_forwards_counts_rows_and_equal_rows_are_prefilled_once(llava):
     model, _ = llava
-    branch, rows = BlindBranch(Reader(model, FAMILY)), [PROMPTS[0], PROMPTS[1], PROMPTS[3], PROMPTS[0]]
+    branch, rows = Branch(Reader(model, FAMILY)), [PROMPTS[0], PROMPTS[1], PROMPTS[3], PROMPTS[0]]
     agrees(model, branch, rows, [[]] * 4)
     assert branch.forwards == 2
     agrees(model, branch, rows, [[]] * 4)
@@ -193,7 +193,7 @@ def test_several_tokens_are_caught_up_with_in_one_forward_and_beams_cost_no_pref
         columns.append(tuple(kwargs["input_ids"].shape))
         return model(**kwargs)
 
-    branch, rows = BlindBranch(Reader(Called(model, counting), FAMILY)), [PROMPTS[0]] * 3
+    branch, rows = Branch(Reader(Called(model, counting), FAMILY)), [PROMPTS[0]] * 3
     tokens = drawn(3, 6, 1)
     for wanted in (tokens[:, :0], tokens[:, :1], tokens[:, :5], tokens[[2, 0, 0]]):
         agrees(model, branch, rows, wanted)
@@ -203,7 +203,7 @@ def test_several_tokens_are_caught_up_with_in_one_forward_and_beams_cost_no_pref
 
 def test_reset_forgets_and_the_next_call_starts_over(llava):
     model, _ = llava
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     agrees(model, branch, PROMPTS[:1], [[8, 9]])
     branch.reset()
     assert branch.memo is None
@@ -225,7 +225,7 @@ def test_a_forward_that_fails_half_way_leaves_the_branch_usable(llava, failing):
             raise RuntimeError("out of memory")
         return model(**kwargs)
 
-    branch, rows, tokens = BlindBranch(Reader(Called(model, flaky), FAMILY)), PROMPTS[:2], drawn(2, 4, 1)
+    branch, rows, tokens = Branch(Reader(Called(model, flaky), FAMILY)), PROMPTS[:2], drawn(2, 4, 1)
     for number, length in enumerate((0, 1, 3), start=1):
         if number < failing:
             agrees(model, branch, rows, tokens[:, :length])
@@ -238,7 +238,7 @@ def test_a_forward_that_fails_half_way_leaves_the_branch_usable(llava, failing):
 
 def test_a_caller_that_overwrites_its_tokens_in_place_does_not_fool_the_memo(llava):
     model, _ = llava
-    branch, rows, buffer = BlindBranch(Reader(model, FAMILY)), PROMPTS[:2], drawn(2, 3, 1)
+    branch, rows, buffer = Branch(Reader(model, FAMILY)), PROMPTS[:2], drawn(2, 3, 1)
     agrees(model, branch, rows, buffer)
     buffer.copy_(drawn(2, 3, 9))
     agrees(model, branch, rows, buffer)
@@ -246,7 +246,7 @@ def test_a_caller_that_overwrites_its_tokens_in_place_does_not_fool_the_memo(lla
 
 def test_logits_returned_earlier_do_not_change_later(llava):
     model, _ = llava
-    branch, prompt, tokens = BlindBranch(Reader(model, FAMILY)), padded(PROMPTS[:2]), drawn(2, 4, 1)
+    branch, prompt, tokens = Branch(Reader(model, FAMILY)), padded(PROMPTS[:2]), drawn(2, 4, 1)
     first = branch.logits(prompt, tokens[:, :2])
     copy = first.clone()
     branch.logits(prompt, tokens)
@@ -262,7 +262,7 @@ def shown(processor, seeds, size: int = 16) -> torch.Tensor:
 def test_rows_that_differ_in_pixels_alone_never_share(llava):
     model, processor = llava
     row = [1, 5, 4, 4, 4, 4, 7, 8, 6]
-    branch = BlindBranch(Reader(model, FAMILY))
+    branch = Branch(Reader(model, FAMILY))
     for seeds in ([0, 1], [1, 0], [0, 0], [2, 1], [2, 2]):
         pixels = shown(processor, seeds)
         for tokens in ([[], []], [[8], [8]], [[8, 9], [8, 9]]):
@@ -290,7 +290,7 @@ def test_hidden_tokens_stay_hidden_through_every_operation(llava):
     model, _ = llava
     row = [1, 5, 4, 4, 4, 4, 7, 8, 6]
     second = Second(row, hidden=[i == 4 for i in row])
-    branch, prompt = BlindBranch(Reader(model, FAMILY)), padded([row, row], hidden=4)
+    branch, prompt = Branch(Reader(model, FAMILY)), padded([row, row], hidden=4)
     for tokens in ([[], []], [[8, 4], [9, 4]], [[9, 4, 8], [9, 4, 9]], [[9], [9]], [[], []]):
         got = branch.logits(prompt, torch.tensor(tokens, dtype=torch.long))
         want = torch.stack([next_logits(model, second, sofar) for sofar in tokens])
@@ -301,7 +301,7 @@ def test_the_models_own_results_stay_bit_for_bit_the_same(llava):
     model, _ = llava
     ids = torch.tensor([PROMPTS[1]])
     before, weights = model(input_ids=ids).logits, {k: v.clone() for k, v in model.state_dict().items()}
-    branch, tokens = BlindBranch(Reader(model, FAMILY)), drawn(3, 5, 1)
+    branch, tokens = Branch(Reader(model, FAMILY)), drawn(3, 5, 1)
     for length in (0, 2, 5, 1):
         branch.logits(padded(PROMPTS[:3]), tokens[:, :length])
     assert torch.equal(model(input_ids=ids).logits, before)

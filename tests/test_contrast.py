@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.oracles.contrast import debias_row, plausible
 from tests.strategies import ALPHA, BETA, branches
-from vdd.contrast import contrast, m3id_alpha, nolan_alpha
+from vdd.contrast import BLOCK, contrast, m3id_alpha, nolan_alpha
 
 
 def as_oracle_says(formula, seen, blind, alpha, beta) -> None:
@@ -58,6 +58,19 @@ def test_alpha_may_differ_from_row_to_row(pair, alphas, beta):
         torch.testing.assert_close(
             got[row], contrast(seen[row : row + 1], blind[row : row + 1], alpha=alpha, beta=beta)[0]
         )
+
+
+@pytest.mark.parametrize("vocab", [BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 5 * BLOCK + 7])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 1e-30])
+def test_every_block_of_a_vocabulary_is_searched_to_its_ends(vocab, beta):
+    generator = torch.Generator().manual_seed(vocab)
+    seen, blind = torch.randint(-64, 65, (2, 8, vocab), generator=generator).double() / 8
+    for row, token in enumerate((0, 1, BLOCK - 2, BLOCK, BLOCK + 1, vocab - 1)):
+        seen[row, min(token, vocab - 1)] = 11.0  # alone in the kept set, or nearly
+    seen[6, ::2] = blind[7, ::3] = -math.inf
+    as_oracle_says(contrast, seen, blind, 1.0, beta)
+    as_oracle_says(contrast, seen[::2], blind[::2], 1.0, beta)  # not contiguous
+    as_oracle_says(contrast, seen[:, 1:], blind[:, 1:], 1.0, beta)
 
 
 # ---- trap 1: half precision

@@ -10,7 +10,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from tests.oracles.recompute import IMAGE_ID, Second, chat, encode, next_logits, picture, seconds
 from tests.tiny import tiny_processor
 from vdd.batch import batch_of, has_image
-from vdd.branch import BlindBranch
+from vdd.branch import Branch
 from vdd.config import DebiasConfig
 from vdd.families import ADAPTERS, Family, family_of
 from vdd.pixels import noise
@@ -151,7 +151,7 @@ def test_mask_equals_an_explicit_four_dimensional_mask_and_does_not_see_the_pixe
     model, processor = llava
     inputs, others = encode(processor, QUESTIONS), encode(processor, QUESTIONS, first=50)
     prompt = made(processor, inputs, "mask")
-    got = BlindBranch(Reader(model, FAMILY)).logits(prompt, inputs["input_ids"][:, :0])
+    got = Branch(Reader(model, FAMILY)).logits(prompt, inputs["input_ids"][:, :0])
     for batch in (inputs, others):
         rows = seconds(processor, QUESTIONS, "mask", inputs=batch)
         want = torch.stack([next_logits(model, row[0], []) for row in rows])
@@ -418,7 +418,7 @@ def test_each_row_is_a_branch_of_its_own_whatever_its_padding(llava):
     model, processor = llava
     inputs = encode(processor, QUESTIONS)
     for reference in ("none", "unk", "mask"):
-        got = BlindBranch(Reader(model, FAMILY)).logits(made(processor, inputs, reference), inputs["input_ids"][:, :0])
+        got = Branch(Reader(model, FAMILY)).logits(made(processor, inputs, reference), inputs["input_ids"][:, :0])
         for row, question in enumerate(QUESTIONS):
             alone = encode(processor, [question], first=row)
             second = seconds(processor, [question], reference, inputs=alone)[0][0]

@@ -9,23 +9,28 @@ if TYPE_CHECKING:
     from vdd import integrations, toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
+    from vdd.decode import decode
     from vdd.generation import generate, patch
     from vdd.loading import load
+    from vdd.memory import Memory
     from vdd.pipeline import LlavaPipeline, Pipeline
     from vdd.processor import PRESETS, VDDLogitsProcessor
-    from vdd.records import Answer, Question, Score
+    from vdd.records import Answer, DecodingReport, Question, Score
 
 _HOMES = {
     "AffineCalibration": "vdd.calibrate",
     "Answer": "vdd.records",
     "DebiasConfig": "vdd.config",
+    "DecodingReport": "vdd.records",
     "LlavaPipeline": "vdd.pipeline",
+    "Memory": "vdd.memory",
     "PRESETS": "vdd.processor",
     "Pipeline": "vdd.pipeline",
     "Question": "vdd.records",
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
     "VDDLogitsProcessor": "vdd.processor",
+    "decode": "vdd.decode",
     "generate": "vdd.generation",
     "load": "vdd.loading",
     "patch": "vdd.generation",
@@ -36,13 +41,16 @@ __all__ = [
     "AffineCalibration",
     "Answer",
     "DebiasConfig",
+    "DecodingReport",
     "LlavaPipeline",
+    "Memory",
     "Pipeline",
     "Question",
     "SamplingConfig",
     "Score",
     "VDDLogitsProcessor",
     "__version__",
+    "decode",
     "generate",
     "integrations",
     "load",

@@ -33,6 +33,9 @@ MAX_ALPHA = 1000.0
 
 MAX_SEED = 2**31 - 1
 
+STRATEGIES = ("auto", "two-pass", "skip", "fuse", "speculate")
+"""How the image-free side is run; all give the same tokens. `auto` takes the one that is measured to be fastest."""
+
 SCHEDULES = ("constant", "m3id", "nolan")
 
 _Config = TypeVar("_Config")

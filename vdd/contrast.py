@@ -20,8 +20,8 @@ FLOOR = 50.0
 """How far below its maximum (in nats) an image-free score may lie before it is raised to that: e⁻⁵⁰ ≈ 2e-22.
 Without it a token that the image-free branch forbids (−inf) would win by an infinite margin."""
 
-NEARLY = 0.01
-"""Nats below the cut-off from which on a token is looked at closely: the first pass may round, the second decides."""
+BLOCK = 64
+"""Neighbouring tokens that are searched together: where the largest score of a block is cut off, all of it is."""
 
 MAX_EXPONENT = 80.0
 """Where M3ID's exponential growth stops: e⁸⁰ is finite in float32."""
@@ -51,18 +51,23 @@ def contrast(seen: Tensor, blind: Tensor, *, alpha: float | Tensor, beta: float)
         alpha = real("contrast", "alpha", alpha, low=0.0)
     elif not bool(((alpha >= 0) & torch.isfinite(alpha)).all()):
         raise UserError("contrast: `alpha` has a row that is NaN, infinite or below 0; wanted finite numbers ≥ 0.")
-    seen_top, blind_top = _top(seen, "seen"), _top(blind, "blind").to(seen.device)
+    blind, blocks = blind.to(seen.device), _blocks(seen)
+    peaks = upcast(blocks.amax(dim=-1))
+    seen_top, blind_top = _top(peaks, "seen"), _top(blind, "blind")
+    strength = torch.as_tensor(alpha, dtype=seen_top.dtype, device=seen.device).expand(len(seen), 1)
+    if beta == 0:
+        above = upcast(seen) - seen_top
+        return torch.log_softmax(_moved(above, blind.to(above) - blind_top.to(above), strength), dim=-1)
 
-    # Few tokens are kept: find them in one pass over the vocabulary, then work on those alone.
-    rows, columns = (seen >= seen_top + (log_beta - NEARLY)).nonzero(as_tuple=True)
-    above = upcast(seen[rows, columns]) - seen_top[rows, 0]
-    kept = above >= log_beta
-    rows, columns, above = rows[kept], columns[kept], above[kept]
-    below = (blind.to(seen.device)[rows, columns].to(above) - blind_top[rows, 0].to(above)).clamp(min=-FLOOR)
-    strength = alpha.to(above).expand(len(seen), 1)[rows, 0] if isinstance(alpha, Tensor) else alpha
-    moved = (1 + strength) * above - strength * below
+    # Few tokens are kept: find their blocks, then the tokens in these, and work on those alone.
+    # index_select, since it copies whole blocks; an index starts threads and copies score by score.
+    rows, places = (peaks - seen_top >= log_beta).nonzero(as_tuple=True)
+    above = upcast(blocks.flatten(0, 1).index_select(0, rows * blocks.shape[1] + places)) - seen_top[rows]
+    found, offset = (above >= log_beta).nonzero(as_tuple=True)
+    rows, columns, above = rows[found], BLOCK * places[found] + offset, above[found, offset]
+    below = blind[rows, columns].to(above) - blind_top[rows, 0].to(above)
     log_probs = above.new_full(seen.shape, -math.inf)
-    log_probs[rows, columns] = moved - _log_sum_exp(moved, rows, len(seen))[rows]
+    log_probs[rows, columns] = _log_softmax(_moved(above, below, strength[rows, 0]), rows, len(seen))
     return log_probs
 
 
@@ -108,6 +113,18 @@ def nolan_alpha(seen: Tensor, blind: Tensor, *, scale: float) -> Tensor:
     return scale * (torch.tanh(1 / divergence.clamp(min=torch.finfo(divergence.dtype).tiny)) + 1)
 
 
+def several_plausible(seen: Tensor, *, beta: float) -> Tensor:
+    """(rows,) True where the cut-off keeps more than one token, so that a contrast can change the outcome.
+
+    Args:
+        seen: (batch, vocab) scores given the image.
+        beta: cut-off as a fraction of the top probability, in [0, 1].
+    """
+    log_beta = math.log(beta) if beta > 0 else -math.inf
+    scores = upcast(seen)
+    return (scores - scores.amax(dim=-1, keepdim=True) >= log_beta).sum(dim=-1) > 1
+
+
 def _check_pair(seen: Tensor, blind: Tensor) -> None:
     if seen.ndim != 2 or seen.shape != blind.shape:
         raise UserError(
@@ -138,10 +155,22 @@ def _below_top(scores: Tensor, name: str) -> Tensor:
     return upcast(scores) - _top(scores, name)
 
 
-def _log_sum_exp(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """(count,) log Σ exp of the `values` of each row; `rows` ascends and has every row."""
-    lengths = torch.bincount(rows, minlength=count)
-    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
-    table = values.new_full((count, int(lengths.max())), -math.inf)
-    table[rows, place] = values
-    return torch.logsumexp(table, dim=-1)
+def _blocks(scores: Tensor) -> Tensor:
+    """(rows, blocks, BLOCK), a view where BLOCK divides the vocabulary; elsewhere −inf fills up the last block."""
+    if spare := -scores.shape[1] % BLOCK:
+        scores = torch.nn.functional.pad(scores, (0, spare), value=-math.inf)
+    return scores.unflatten(-1, (-1, BLOCK))
+
+
+def _moved(above: Tensor, below: Tensor, alpha: Tensor) -> Tensor:
+    """The formula without its constant, from scores relative to their row's maximum."""
+    return (1 + alpha) * above - alpha * below.clamp(min=-FLOOR)
+
+
+def _log_softmax(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """`values` normalised within each of `count` rows; `rows`, the row of each value, ascends."""
+    place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    # Each row is a column of the table: to normalise lines, torch starts threads, however few and short they are.
+    table = values.new_full((int(place.max()) + 1, count), -math.inf)
+    table[place, rows] = values
+    return torch.log_softmax(table, dim=0)[place, rows]

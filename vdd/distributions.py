@@ -7,7 +7,6 @@ Knows: a model and its processor, their prompts' tensors. Does not know: images,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from vdd._check import UserError, choice
 from vdd.batch import Batch, batch_of
-from vdd.branch import BlindBranch
+from vdd.branch import Branch
 from vdd.calibrate import Labels, TokenIds, average_prior
 from vdd.config import CALIBRATION_NOISE_STEP, IMAGE, PRIORS, REFERENCES, DebiasConfig
 from vdd.contrast import contrast, upcast
@@ -59,7 +58,7 @@ class Distributions:
         self.processor = processor
         self.family = family_of(model, processor)
         self.reader = Reader(model, self.family)
-        self._branches: dict[str, BlindBranch] = {}
+        self._branches: dict[str, Branch] = {}
 
     @cached_property
     def priors(self) -> tuple[str, ...]:
@@ -73,7 +72,7 @@ class Distributions:
         batch, ids = self._batch(inputs)
         prompt = seen_prompt(batch, self.family, processor=self.processor, decoder_ids=ids)
         logits, state = self.reader.prefill(prompt)
-        return Prefill(prompt, logits, state, _shares(self.family) and state.can_roll_back)
+        return Prefill(prompt, logits[:, 0], state, _shares(self.family) and state.can_roll_back)
 
     def distributions(
         self,
@@ -105,7 +104,7 @@ class Distributions:
             config = DebiasConfig(reference=condition, noise_step=CALIBRATION_NOISE_STEP)
             batch, first = self._batch(inputs)
             (prompt,) = blind_prompts(batch, config, self.family, processor=self.processor, decoder_ids=first)
-            branch = self._branches.setdefault(condition, BlindBranch(self.reader))
+            branch = self._branches.setdefault(condition, Branch(self.reader))
             rows[condition] = branch.logits(prompt, follow)
         return {name: torch.log_softmax(upcast(row), dim=-1) for name, row in rows.items()}
 
@@ -205,7 +204,7 @@ class Distributions:
         prompt = prefill.prompt
         mask = torch.cat([prompt.attention_mask, prompt.attention_mask.new_ones(follow.shape)], dim=1)
         positions = prompt.position_ids[..., -1:] + 1 + torch.arange(width, device=follow.device)
-        return self.reader.step(follow, mask, positions, copy.deepcopy(prefill.state))
+        return self.reader.step(follow, mask, positions, prefill.state.fork())[:, 0]
 
 
 def priors_of(found: Mapping[str, Tensor], references: Sequence[str]) -> dict[str, Tensor]:

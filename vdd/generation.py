@@ -9,6 +9,7 @@ Knows: transformers' `generate` and what it drops. Does not know: images, chat t
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import threading
@@ -18,35 +19,30 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers import GenerationMixin, LogitsProcessorList, StopStringCriteria
+from transformers.generation.configuration_utils import GenerationMode
 
 from vdd._check import UserError
 from vdd.config import DebiasConfig
-from vdd.families import Family, family_of, unwrapped
+from vdd.decode import Decoder, Seen, cannot_read
+from vdd.families import Family, family_of, tokenizer_of, unwrapped
 from vdd.placeholders import Placeholders
 from vdd.processor import VDDLogitsProcessor
+from vdd.records import DecodingReport
 
 _OPTIONS = {field.name for field in fields(DebiasConfig)}
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
+CACHES = ("cache", "past_key_values")
+"""What `generate` calls a KV cache that it is given: since transformers 5.24, and before."""
 _UNDEBIASED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """Methods by which transformers generates without logits processors."""
 
 
 class CalledLogitsProcessor(VDDLogitsProcessor):
-    """The processor of one call, which is seen to reach it whatever the model's own `generate` does.
-
-    Attributes:
-        was_called: whether `generate` came by.
-    """
+    """The processor of one call, which is seen to reach it whatever the model's own `generate` does."""
 
     relies_on_generate = False
-    was_called = False
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """As VDDLogitsProcessor."""
-        self.was_called = True
-        return super().__call__(input_ids, scores)
 
 
 def generate(
@@ -54,16 +50,24 @@ def generate(
     processor: Any = None,
     *,
     preset: str = "vdd",
+    strategy: str = "auto",
     blind_inputs: Mapping[str, Tensor] | None = None,
+    report: DecodingReport | None = None,
     **given: Any,
 ) -> Any:
     """`model.generate`, debiased.
+
+    Greedy decoding and sampling run in a loop of this package, which makes the image-free side nearly free; whatever
+    else `generate` can do runs in its own, where the image-free side is left out at steps that it cannot change.
 
     Args:
         model: a vision-language model.
         processor: its multimodal processor; see `VDDLogitsProcessor`.
         preset: one of vdd.PRESETS.
+        strategy: how the image-free side is run: "two-pass", "skip", "fuse", "speculate", or "auto", which measures the
+            model once and takes the fastest. All give the same tokens, up to the rounding of the kernels.
         blind_inputs: see `VDDLogitsProcessor`.
+        report: filled in with what ran, why, and what it cost.
         **given: settings of `DebiasConfig` (alpha, beta, reference, …), and what `model.generate` takes: the inputs
             that the multimodal processor made, generation settings, a streamer, an assistant model, further processors.
 
@@ -71,8 +75,8 @@ def generate(
         What `model.generate` returns.
 
     Raises:
-        ValueError: on an unknown family or a setting out of range; where no prompt has an image; where this way of
-            generating would leave the debiasing out.
+        ValueError: on an unknown family or strategy, or a setting out of range; where no prompt has an image; where
+            this way of generating would leave the debiasing out.
 
     Example:
         >>> import vdd
@@ -88,11 +92,14 @@ def generate(
     """
     options = {name: given.pop(name) for name in _OPTIONS.intersection(given)}
     call = _bound(model.generate, (), given)
-    return _debiased(model, model.generate, call, processor, preset=preset, blind_inputs=blind_inputs, **options)
+    settings = {"preset": preset, "strategy": strategy, "blind_inputs": blind_inputs, **options}
+    return _debiased(model, model.generate, call, processor, settings, report)
 
 
 @contextlib.contextmanager
-def patch(model: Any, processor: Any = None, *, preset: str = "vdd", **options: Any) -> Iterator[Any]:
+def patch(
+    model: Any, processor: Any = None, *, preset: str = "vdd", strategy: str = "auto", **options: Any
+) -> Iterator[Any]:
     """Debias every `model.generate` that is called inside, by whatever code; afterwards the model is as it was.
 
     Calls without any image go through unchanged: there is nothing to debias. In families that keep something on the
@@ -102,6 +109,7 @@ def patch(model: Any, processor: Any = None, *, preset: str = "vdd", **options: 
         model: a vision-language model.
         processor: its multimodal processor; see `VDDLogitsProcessor`.
         preset: one of vdd.PRESETS.
+        strategy: how the image-free side is run; see `generate`.
         **options: settings of `DebiasConfig`, such as alpha=1.0, beta=0.1, reference="none".
 
     Yields:
@@ -112,8 +120,9 @@ def patch(model: Any, processor: Any = None, *, preset: str = "vdd", **options: 
     """
     if isinstance(vars(model).get("generate"), _Debiased):
         raise UserError("vdd: this model is patched already; wanted one patch at a time.")
-    CalledLogitsProcessor(model, processor, preset=preset, **options)
-    instead: dict[str, Any] = {"generate": _Debiased(model, model.generate, processor, {"preset": preset, **options})}
+    settings = {"preset": preset, "strategy": strategy, **options}
+    CalledLogitsProcessor(model, processor, **settings)
+    instead: dict[str, Any] = {"generate": _Debiased(model, model.generate, processor, settings)}
     instead.update({name: _refused for name in _UNDEBIASED if hasattr(model, name)})
     before = {name: vars(model)[name] for name in instead if name in vars(model)}
     for name, method in instead.items():
@@ -143,13 +152,20 @@ class _Debiased:
         call = _bound(self.original, args, kwargs)
         family = family_of(self.model, self.processor)
         if _shows_image(call, family, self.processor):
-            return _debiased(self.model, self.original, call, self.processor, **self.settings)
+            return _debiased(self.model, self.original, call, self.processor, self.settings)
         _check_prompt(call, family)
         with turn(self.model, family):
             return self.original(*args, **kwargs)
 
 
-def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], processor: Any, **settings: Any) -> Any:
+def _debiased(
+    model: Any,
+    original: Callable[..., Any],
+    call: dict[str, Any],
+    processor: Any,
+    settings: Mapping[str, Any],
+    report: DecodingReport | None = None,
+) -> Any:
     """Run `original` on the arguments in `call` with a processor of its own."""
     given = call.pop("logits_processor", None) or []
     if any(isinstance(plugin, VDDLogitsProcessor) for plugin in given):
@@ -167,20 +183,86 @@ def _debiased(model: Any, original: Callable[..., Any], call: dict[str, Any], pr
         )
     inputs = {name: value for name, value in call.items() if isinstance(value, Tensor)}
     plugin = CalledLogitsProcessor(model, processor, inputs=inputs, **settings)
+    plugin.report = plugin.report if report is None else report
     family = plugin.family
     _check_prompt(call, family)
     if family.adapter.drops_processors and call.pop("generation_mode", "text") != "text":
         raise UserError(
             f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
         )
-    with turn(model, family):
-        out = asking(model, original, family)(**call, logits_processor=LogitsProcessorList([*given, plugin]))
-    if not plugin.was_called:
+    out = decoded(model, original, {**call, "logits_processor": given}, family, processor=processor, plugin=plugin)
+    if not plugin.report.steps:
         raise UserError(
             "vdd: this way of generating asked no logits processor, so nothing was debiased; wanted one that does. "
             "Does the model's own `generate`, or a custom one, leave `logits_processor` out?"
         )
     return out
+
+
+def decoded(
+    model: Any,
+    original: Callable[..., Any],
+    call: Mapping[str, Any],
+    family: Family,
+    *,
+    processor: Any = None,
+    plugin: VDDLogitsProcessor | None = None,
+    seen: Seen | None = None,
+) -> Any:
+    """What `original` returns for the arguments in `call`, by this package's loop where that serves them.
+
+    Args:
+        model: a vision-language model.
+        original: its `generate`.
+        call: the arguments, by name; `logits_processor` is a list.
+        family: the model's facts.
+        processor: its multimodal processor.
+        plugin: what debiases; None for plain decoding.
+        seen: the image's side, where it was read already; left aside where transformers' own loop runs.
+    """
+    given: dict[str, Any] = {**call}
+    plugins = [*given.pop("logits_processor", []), *([] if plugin is None else [plugin])]
+    why = transformers_own(model, family, given)
+    if not why and (plugin is not None or seen is not None):
+        stops = given.pop("stop_strings", None)
+        if stops is not None:  # a custom method is handed no tokenizer
+            criterion = StopStringCriteria(tokenizer_of(given.pop("tokenizer", None) or processor), stops)
+            given["stopping_criteria"] = [*(given.get("stopping_criteria") or []), criterion]
+        inputs = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        given["custom_generate"] = Decoder(family, plugin, processor, given.get("streamer"), inputs, seen)
+        given = {name: value for name, value in given.items() if "pixel_values" not in name}  # they are read here
+    if plugin is not None:
+        plugin.report.because = why and f"{why}: transformers' own loop"
+    with turn(model, family):
+        return asking(model, original, family)(**given, logits_processor=LogitsProcessorList(plugins))
+
+
+def transformers_own(model: Any, family: Family, call: Mapping[str, Any]) -> str:
+    """Why a call must run in transformers' own loop; "" where this package's serves it."""
+    config = copy.deepcopy(model.generation_config)
+    asked = call.get("generation_config")
+    if asked is not None:
+        config.update(**{name: value for name, value in asked.to_diff_dict().items() if value is not None})
+    config.update(**{name: value for name, value in call.items() if name != "generation_config"})
+    mode = config.get_generation_mode(call.get("assistant_model"))
+    own = type(unwrapped(model)).generate is not GenerationMixin.generate
+    reasons = {
+        mode.value.replace("_", " "): mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
+        cannot_read(family): True,
+        "a `generate` of its own": own and not family.adapter.drops_processors,
+        "another custom_generate": call.get("custom_generate") is not None,
+        "a KV cache that came with the call": any(call.get(name) is not None for name in CACHES),
+        "inputs_embeds": call.get("inputs_embeds") is not None,
+        "synced_gpus": bool(call.get("synced_gpus")),
+        "attentions or hidden states are wanted": bool(config.output_attentions or config.output_hidden_states),
+        "a cache_implementation": config.cache_implementation not in (None, "dynamic"),
+        "use_cache=False": config.use_cache is False,
+        "guidance_scale": config.guidance_scale not in (None, 1),
+        "stop_strings without a tokenizer": "stop_strings" not in call and config.stop_strings is not None,
+        "a prompt that is read in parts": config.prefill_chunk_size is not None,
+        "token healing": bool(config.token_healing),
+    }
+    return next((why for why, holds in reasons.items() if holds and why), "")
 
 
 def _bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +288,8 @@ def _shows_image(call: Mapping[str, Any], family: Family, processor: Any) -> boo
 
 def _check_prompt(call: Mapping[str, Any], family: Family) -> None:
     """Raise where `input_ids` are not the whole prompt: what of the rest is an image cannot be known."""
-    ids, mask, cache = (call.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    ids, mask = call.get("input_ids"), call.get("attention_mask")
+    cache = next((call[name] for name in CACHES if call.get(name) is not None), None)
     if ids is None:
         if call.get("inputs_embeds") is None:
             return
@@ -214,7 +297,7 @@ def _check_prompt(call: Mapping[str, Any], family: Family) -> None:
     read = 0 if cache is None or family.encoder_decoder else int(cache.get_seq_length())
     if read and (ids.shape[1] <= read or (mask is not None and mask.shape[1] > ids.shape[1])):
         raise UserError(
-            f"vdd: past_key_values holds {read} positions and input_ids has {ids.shape[1]}; wanted the ids of the "
+            f"vdd: the KV cache holds {read} positions and input_ids has {ids.shape[1]}; wanted the ids of the "
             "whole conversation, of which `generate` reads what the cache does not hold."
         )
 

@@ -28,7 +28,7 @@ from vdd.generation import CalledLogitsProcessor, asking, turn
 from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import check_inputs, check_processor, check_question, inputs_of, prompt_of
-from vdd.reader import input_device
+from vdd.reader import cache_argument, input_device
 from vdd.records import Answer
 from vdd.reliance import Recorder, Trace, Width, pieces, reliance_of
 
@@ -186,7 +186,7 @@ class Pipeline(Distributions):
             if sampling.num_beams > 1:
                 cache.batch_repeat_interleave(sampling.num_beams)
             given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
-            given["past_key_values"] = cache
+            given[cache_argument(self.model)] = cache
         call = asking(self.model, self.model.generate, self.family)
         with turn(self.model, self.family), _seeded(seed, self.device), torch.no_grad():
             output = call(

@@ -10,7 +10,7 @@ Source: arXiv:2403.05262. Knows: the contract of LogitsProcessor. Does not know:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,13 @@ from transformers import LogitsProcessor
 
 from vdd._check import UserError, choice
 from vdd.batch import batch_of, has_image
-from vdd.branch import BlindBranch
-from vdd.config import DebiasConfig, override, to_json
-from vdd.contrast import contrast, m3id_alpha, nolan_alpha, upcast
+from vdd.branch import Branch
+from vdd.config import STRATEGIES, DebiasConfig, override, to_json
+from vdd.contrast import contrast, m3id_alpha, nolan_alpha, several_plausible, upcast
 from vdd.families import family_of, hand_fed
+from vdd.memory import Memory
 from vdd.reader import Reader
+from vdd.records import DecodingReport
 from vdd.reference import BlindPrompt, blind_prompts, prompt_by_hand
 
 PRESETS: Mapping[str, DebiasConfig] = {
@@ -84,6 +86,10 @@ class VDDLogitsProcessor(LogitsProcessor):
         blind_inputs: for a family that is not known: what the model is given in the image's place, as forward
             arguments (`input_ids`, `attention_mask`, …), one prompt for each of the batch; replaces the reference.
         preset: one of PRESETS.
+        strategy: "two-pass" asks the image-free side at every step, "skip" only where it can change the outcome; the
+            others want a decoding loop of their own (`vdd.generate`, or `custom_generate=vdd.decode`): called as a
+            processor they skip.
+        memory: scores behind whole prompts that were computed before, to be shared with other processors.
         **options: settings of `DebiasConfig` that replace the preset's, such as alpha=1.0, beta=0.1, reference="none".
 
     Raises:
@@ -109,9 +115,13 @@ class VDDLogitsProcessor(LogitsProcessor):
         inputs: Mapping[str, Tensor] | None = None,
         blind_inputs: Mapping[str, Tensor] | None = None,
         preset: str = "vdd",
+        strategy: str = "auto",
+        memory: Memory | None = None,
         **options: Any,
     ) -> None:
         choice("vdd", "preset", preset, PRESETS)
+        self.strategy = choice("vdd", "strategy", strategy, STRATEGIES)
+        self.report = DecodingReport()
         self.config = override(PRESETS[preset], options)
         self.processor = processor
         self.inputs = inputs
@@ -122,17 +132,15 @@ class VDDLogitsProcessor(LogitsProcessor):
                 f"vdd: {type(model).__name__}.generate leaves logits processors out; wanted "
                 "vdd.generate(model, processor, **inputs, …), or `with vdd.patch(model, processor):` around your code."
             )
-        reader = Reader(model, self.family)
+        self.reader = Reader(model, self.family)
         two = self.config.reference == "both" and blind_inputs is None
-        self.branches = tuple(BlindBranch(reader) for _ in range(2 if two else 1))
+        self.branches = tuple(Branch(self.reader, memory) for _ in range(2 if two else 1))
         self.prompt: Prompt | None = None
 
     @classmethod
-    def from_config(
-        cls, config: DebiasConfig, model: Any, processor: Any = None, *, inputs: Mapping[str, Tensor] | None = None
-    ) -> VDDLogitsProcessor:
-        """The processor with exactly these settings."""
-        return cls(model, processor, inputs=inputs, **to_json(config))
+    def from_config(cls, config: DebiasConfig, model: Any, processor: Any = None, **given: Any) -> VDDLogitsProcessor:
+        """The processor with exactly these settings; `given`: inputs, strategy, memory."""
+        return cls(model, processor, **given, **to_json(config))
 
     @property
     def forwards(self) -> int:
@@ -160,14 +168,55 @@ class VDDLogitsProcessor(LogitsProcessor):
         Returns:
             (rows, vocab) normalised log-probabilities; −inf where cut off. Rows without an image come back as they are.
         """
+        report = self.report
+        report.steps += 1
+        report.strategy = "two-pass" if self.strategy == "two-pass" else "skip"
         if bool((scores[:, :2] == 1).all()) and bool((scores == 1).all()):
             return scores  # prompt look-up asks with constant scores which tokens are forbidden: none are, here
-        if self.config.is_cutoff_only:
-            return contrast(scores, scores, alpha=0.0, beta=self.config.beta)
-        prompt = self._find_prompt(input_ids)
-        tokens = input_ids[:, prompt.ids.shape[1] :]
-        parts = [branch.logits(blind, tokens) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
-        blind = parts[0] if len(parts) == 1 else parts[0] + (upcast(parts[1]) - parts[0]) / 2
+        prompt = None if self.config.is_cutoff_only else self.find_prompt(input_ids)
+        step = 0 if prompt is None else input_ids.shape[1] - prompt.ids.shape[1]
+        every = self.strategy == "two-pass"
+        if prompt is None or not (every or bool(self.undecided(scores, prompt, step).any())):
+            report.skipped += 1
+            return self.decided(scores, prompt)
+        blind = self.blind_scores(prompt, input_ids[:, prompt.ids.shape[1] :], 1)[:, 0]
+        report.blind_forwards = self.forwards
+        return self.debiased(scores, blind, prompt, step)
+
+    def undecided(self, scores: Tensor, prompt: Prompt, step: int) -> Tensor:
+        """(rows,) True where the image-free side can change the outcome.
+
+        It cannot where one token alone is plausible, where nothing is subtracted, and where a prompt has no image.
+
+        Args:
+            scores: (rows, vocab) of the next token given the image.
+            prompt: what is continued.
+            step: number of tokens behind it.
+        """
+        several = several_plausible(scores, beta=self.config.beta)
+        if self.config.schedule == "m3id":
+            several &= self._alpha(scores, scores, step)[:, 0] > 0
+        return several if prompt.left_alone is None else several & ~prompt.left_alone[:, 0]
+
+    def decided(self, scores: Tensor, prompt: Prompt | None) -> Tensor:
+        """(rows, vocab) outcome where the image-free side cannot change it: the cut-off alone."""
+        cut = contrast(scores, scores, alpha=0.0, beta=self.config.beta)
+        alone = None if prompt is None else prompt.left_alone
+        return cut if alone is None else torch.where(alone, scores, cut)
+
+    def blind_scores(self, prompt: Prompt, tokens: Tensor, last: int) -> Tensor:
+        """(rows, last, vocab) scores of the image-free side behind each of the last positions of `tokens` (rows, t)."""
+        return self.mean(
+            [branch.scores(blind, tokens, last) for branch, blind in zip(self.branches, prompt.blind, strict=True)]
+        )
+
+    @staticmethod
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        """The reference's scores from its branches': of `both`, the mean."""
+        return parts[0] if len(parts) == 1 else parts[0] + (upcast(parts[1]) - parts[0]) / 2
+
+    def debiased(self, scores: Tensor, blind: Tensor, prompt: Prompt, step: int) -> Tensor:
+        """(rows, vocab) outcome from both sides' scores, (rows, vocab) each, `step` tokens behind the prompt."""
         blind = blind.to(scores.device)
         if blind.shape[-1] != scores.shape[-1]:
             raise UserError(
@@ -175,19 +224,19 @@ class VDDLogitsProcessor(LogitsProcessor):
                 f"{blind.shape[-1]}; both must come from one model. Was the processor made for another model than "
                 "the one that generates?"
             )
-        alpha = self._alpha(scores, blind, tokens.shape[1] + 1)
+        alpha = self._alpha(scores, blind, step)
         debiased = contrast(scores, blind, alpha=alpha, beta=self.config.beta)
         return debiased if prompt.left_alone is None else torch.where(prompt.left_alone, scores, debiased)
 
-    def _alpha(self, scores: Tensor, blind: Tensor, step: int) -> float | Tensor:
+    def _alpha(self, scores: Tensor, blind: Tensor, step: int) -> Any:
         config = self.config
         if config.schedule == "m3id":
-            return m3id_alpha(scores, step, decay=config.decay, confidence=config.confidence)
+            return m3id_alpha(scores, step + 1, decay=config.decay, confidence=config.confidence)
         if config.schedule == "nolan":
             return nolan_alpha(scores, blind, scale=config.alpha)
         return config.alpha
 
-    def _find_prompt(self, input_ids: Tensor) -> Prompt:
+    def find_prompt(self, input_ids: Tensor) -> Prompt:
         """The prompt that `input_ids` continues; all of `input_ids` where it is a new one."""
         if self.prompt is None or not self.prompt.leads_to(input_ids):
             self.prompt = self._read(input_ids)

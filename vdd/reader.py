@@ -5,17 +5,19 @@ Knows: how transformers' models are called, their caches. Does not know: referen
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from vdd.families import Family
+from vdd.families import Family, unwrapped
 from vdd.reference import BlindPrompt
 
 
@@ -50,6 +52,31 @@ class State:
             if layer.get_seq_length():
                 layer.crop(-positions)
 
+    def fork(self) -> State:
+        """A second state that reads on by itself; columns that only grow by concatenation are not copied."""
+        if not self.can_stack:
+            return copy.deepcopy(self)
+        cache: Any = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        return replace(self, cache=cache)
+
+    @property
+    def can_stack(self) -> bool:
+        """Whether these rows can be read in one forward with others: full attention in every layer, nothing beside."""
+        layers = getattr(self.cache, "layers", None)
+        return bool(layers) and not self.context and all(type(layer) is DynamicLayer for layer in layers)
+
+    @staticmethod
+    def stacked(states: Sequence[State]) -> State:
+        """The rows of all states one below the other, columns aligned on the right; zeros where a state has none."""
+        first = states[0].fork()
+        width = max(state.cache.get_seq_length() for state in states)
+        for layer, *others in zip(*(state.cache.layers for state in (first, *states[1:])), strict=True):
+            if layer.get_seq_length():
+                layer.keys = torch.cat([_widened(own.keys, width) for own in (layer, *others)])
+                layer.values = torch.cat([_widened(own.values, width) for own in (layer, *others)])
+        return first
+
     @property
     def _layers(self) -> list[Any]:
         """The layers with a column for each position."""
@@ -70,33 +97,42 @@ class Reader:
         self.family = family
         part = family.adapter.text_model
         self.text_model = getattr(model, part) if part else model
-        self._last_of_text = _last_only(self.text_model)
+        self._whole_keeps, self._text_keeps = _keeps_last(model), _keeps_last(self.text_model)
+        self._cache = cache_argument(self.text_model)
 
-    def prefill(self, prompt: BlindPrompt) -> tuple[Tensor, State]:
+    def prefill(self, prompt: BlindPrompt, last: int = 1) -> tuple[Tensor, State]:
         """Read the prompt.
 
+        Args:
+            prompt: with or without images.
+            last: at how many of its last positions the next token is scored.
+
         Returns:
-            (rows, vocab) scores of the next token, and what the model keeps.
+            (rows, last, vocab) scores, and what the model keeps.
         """
         model = self.model if prompt.pixels else self.text_model
         given = {**prompt.extras, **prompt.pixels}
         if self.family.encoder_decoder:
-            return self._prefill_decoder(model, prompt, given)
+            return self._prefill_decoder(model, prompt, given, last)
         config = self.text_model.config.get_text_config(decoder=True)
-        output = _called(
+        scores, cache, _ = self._called(
             model,
+            DynamicCache(config=config),
+            last,
             input_ids=prompt.input_ids,
             attention_mask=prompt.attention_mask,
             position_ids=prompt.position_ids,
-            past_key_values=DynamicCache(config=config),
-            **_last_only(model),
             **given,
         )
         image_layers = frozenset(getattr(config, "cross_attention_layers", None) or ())
         context = {name: given[name][:, -1:] for name in self.family.adapter.steps if name in given}
-        return output.logits[:, -1], State(output.past_key_values, context, image_layers)
+        return scores, State(cache, context, image_layers)
 
-    def step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: State) -> Tensor:
+    def prefills_on(self, prompt: BlindPrompt) -> bool:
+        """Whether what follows the prompt may be read in one forward with it: plain text, read from left to right."""
+        return not (self.family.encoder_decoder or self.family.adapter.prefix or prompt.extras or prompt.pixels)
+
+    def step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: State, last: int = 1) -> Tensor:
         """Read on.
 
         Args:
@@ -104,54 +140,72 @@ class Reader:
             mask: (rows, read + n), 0 where nobody may attend.
             positions: (rows, n) or (3, rows, n).
             state: changed in place.
+            last: at how many of the last positions the next token is scored, at most n.
 
         Returns:
-            (rows, vocab) scores of the next token.
+            (rows, last, vocab) scores.
         """
         read = mask.shape[1] - tokens.shape[1]
         widest = read if self.family.adapter.prefix else tokens.shape[1]
+        scores: list[Tensor] = []
         for start in range(0, tokens.shape[1], widest):
             stop = min(start + widest, tokens.shape[1])
-            scores = self._step(tokens[:, start:stop], mask[:, : read + stop], positions[..., start:stop], state)
-        return scores
+            part = slice(start, stop)
+            kept = min(last, stop - start)
+            scores.append(self._step(tokens[:, part], mask[:, : read + stop], positions[..., part], state, kept))
+        return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)[:, -last:]
 
-    def _step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: State) -> Tensor:
+    def _step(self, tokens: Tensor, mask: Tensor, positions: Tensor, state: State, last: int) -> Tensor:
         if self.family.encoder_decoder:
-            output = _called(
+            scores, state.cache, _ = self._called(
                 self.text_model,
+                state.cache,
+                last,
                 encoder_outputs=BaseModelOutput(last_hidden_state=state.context["encoder_hidden"]),
                 attention_mask=state.context["encoder_mask"],
                 decoder_input_ids=tokens,
-                past_key_values=state.cache,
             )
-        else:
-            width = tokens.shape[1]
-            output = _called(
-                self.text_model,
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=state.cache,
-                **self._last_of_text,
-                **{name: row.expand(-1, width, *row.shape[2:]) for name, row in state.context.items()},
-            )
-        state.cache = output.past_key_values
-        scores: Tensor = output.logits[:, -1]
+            return scores
+        width = tokens.shape[1]
+        scores, state.cache, _ = self._called(
+            self.text_model,
+            state.cache,
+            last,
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            **{name: row.expand(-1, width, *row.shape[2:]) for name, row in state.context.items()},
+        )
         return scores
 
-    def _prefill_decoder(self, model: Any, prompt: BlindPrompt, given: dict[str, Tensor]) -> tuple[Tensor, State]:
+    def _prefill_decoder(
+        self, model: Any, prompt: BlindPrompt, given: dict[str, Tensor], last: int
+    ) -> tuple[Tensor, State]:
         encoder_ids, encoder_mask = given.pop("encoder_ids"), given.pop("encoder_mask")
         config = self.text_model.config.get_text_config(decoder=True)
-        output = _called(
+        scores, cache, encoded = self._called(
             model,
+            EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+            last,
             input_ids=encoder_ids,
             attention_mask=encoder_mask,
             decoder_input_ids=prompt.input_ids,
-            past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
             **given,
         )
-        context = {"encoder_hidden": output.encoder_last_hidden_state, "encoder_mask": encoder_mask}
-        return output.logits[:, -1], State(output.past_key_values, context)
+        return scores, State(cache, {"encoder_hidden": encoded, "encoder_mask": encoder_mask})
+
+    def _called(self, model: Any, cache: Any, last: int, **given: Any) -> tuple[Tensor, Any, Any]:
+        """(rows, last, vocab) scores, the cache, an encoder's last hidden state."""
+        if self._text_keeps if model is self.text_model else self._whole_keeps:
+            given["logits_to_keep"] = last
+        output = model(**given, **{self._cache: cache}, use_cache=True, return_dict=True)
+        output = getattr(output, "language_model_outputs", output)
+        return output.logits[:, -last:], output[self._cache], getattr(output, "encoder_last_hidden_state", None)
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its KV cache: `past_key_values` became `cache` in transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(unwrapped(model).forward).parameters else "past_key_values"
 
 
 def input_device(model: Any) -> torch.device:
@@ -161,14 +215,14 @@ def input_device(model: Any) -> torch.device:
     return torch.device(embeddings._hf_hook.execution_device) if device.type == "meta" else device
 
 
-def _called(model: Any, **given: Any) -> Any:
-    output = model(**given, use_cache=True, return_dict=True)
-    return getattr(output, "language_model_outputs", output)
+def _keeps_last(model: Any) -> bool:
+    """Whether the model can leave out the scores of all but the last positions."""
+    return "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
 
-def _last_only(model: Any) -> Mapping[str, int]:
-    """The argument that leaves out the scores of all but the last position, where the model has it."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+def _widened(columns: Tensor, width: int) -> Tensor:
+    """(rows, heads, columns, size) with zeros put before it up to so many columns."""
+    return torch.nn.functional.pad(columns, (0, 0, width - columns.shape[-2], 0))
 
 
 def _can_crop(layer: Any) -> bool:

@@ -33,6 +33,28 @@ class Question:
     label: str | None = None
 
 
+@dataclass
+class DecodingReport:
+    """How one text was decoded, and what it cost. The tokens are the same however that was.
+
+    Attributes:
+        strategy: which ran: "two-pass", "skip", "fuse", "speculate"; "plain" where nothing was subtracted.
+        because: why it was not the one asked for, or why `auto` took it.
+        steps: tokens chosen for each row.
+        skipped: steps at which the image-free side could not change the outcome and was not asked.
+        rejected: tokens that were read ahead and thrown away.
+        seen_forwards, blind_forwards: rows × forward passes of either side; 0 for a side that `generate` itself runs.
+    """
+
+    strategy: str = ""
+    because: str = ""
+    steps: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    seen_forwards: int = 0
+    blind_forwards: int = 0
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model said to a question, and how sure it was.

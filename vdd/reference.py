@@ -43,6 +43,7 @@ class BlindPrompt:
         extras: further inputs, (rows, …) each: token types; `encoder_ids` and `encoder_mask`.
         pixels: forward arguments with the images of the whole batch; empty where the branch sees text alone.
         sources: for each row, which row of the batch it is, where the branch sees images.
+        all_shown: whether every row of the batch has an image, where the branch sees them.
     """
 
     input_ids: Tensor
@@ -51,6 +52,7 @@ class BlindPrompt:
     extras: Inputs = field(default_factory=dict)
     pixels: Inputs = field(default_factory=dict)
     sources: tuple[int, ...] = ()
+    all_shown: bool = False
 
     @cached_property
     def keys(self) -> tuple[bytes, ...]:
@@ -64,6 +66,35 @@ class BlindPrompt:
                 parts += [images, str(self.sources[row]).encode()]
             rows.append(b"".join(parts))
         return tuple(rows)
+
+    def alone(self, row: int) -> BlindPrompt | None:
+        """One row without its padding; None where it cannot be told which of the images are its own."""
+        pixels, rows = self.pixels, len(self.input_ids)
+        if pixels and rows > 1:
+            one_each = self.all_shown and self.sources == tuple(range(rows))
+            if not one_each or any(len(tensor) != rows for tensor in pixels.values()):
+                return None
+            pixels = {name: tensor[row : row + 1] for name, tensor in pixels.items()}
+        start = int(self.attention_mask[row].argmax())
+        return replace(
+            self,
+            input_ids=self.input_ids[row : row + 1, start:],
+            attention_mask=self.attention_mask[row : row + 1, start:],
+            position_ids=self.position_ids[..., row : row + 1, start:],
+            extras={name: _cut(tensor[row : row + 1], self.input_ids, start) for name, tensor in self.extras.items()},
+            pixels=pixels,
+            sources=(0,) if self.sources else (),
+        )
+
+    def followed_by(self, tokens: Tensor) -> BlindPrompt:
+        """The prompts with `tokens` (rows, t) behind them, where nothing but text is in them."""
+        steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, tokens], dim=1),
+            attention_mask=torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=1),
+            position_ids=torch.cat([self.position_ids, self.position_ids[..., -1:] + steps], dim=-1),
+        )
 
     def select(self, rows: Sequence[int]) -> BlindPrompt:
         """The same prompt with only these rows, in this order; with pixels, every source once and in order."""
@@ -192,13 +223,15 @@ def _images(batch: Batch, family: Family, what: str) -> Inputs:
 
 
 def _with_pixels(batch: Batch, family: Family, processor: Any, pixels: Inputs) -> BlindPrompt:
+    hidden = _hidden(batch, family, processor)
     return BlindPrompt(
         input_ids=batch.ids,
         attention_mask=batch.mask,
         position_ids=family.positions(batch.ids, batch.mask, batch.inputs),
-        extras=_types(batch.ids, family, of_images=_hidden(batch, family, processor)),
+        extras=_types(batch.ids, family, of_images=hidden),
         pixels=pixels,
         sources=tuple(range(len(batch.ids))),
+        all_shown=bool(hidden.any(dim=-1).all()),
     )
 
 
@@ -297,6 +330,11 @@ def _disturbed(batch: Batch, instruction: str, family: Family, processor: Any) -
             )
         inputs[name] = values
     return Batch(prompt.input_ids, prompt.attention_mask, batch.repeats, inputs)
+
+
+def _cut(tensor: Tensor, ids: Tensor, start: int) -> Tensor:
+    """One row of an argument without its padding, where it has a value for each token."""
+    return tensor[:, start:] if tensor.shape[1:2] == ids.shape[1:] else tensor
 
 
 def _digest(tensor: Tensor) -> bytes:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from vdd.branch import BlindBranch
+from vdd.branch import Branch
 from vdd.contrast import FLOOR, upcast
 from vdd.reference import BlindPrompt
 
 
 @dataclass
-class Recorder(BlindBranch):
+class Recorder(Branch):
     """The image-free branch, which keeps what it said.
 
     Attributes:
