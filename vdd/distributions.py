@@ -14,16 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from vdd._check import UserError, choice
 from vdd.batch import Batch, batch_of
-from vdd.branch import Branch
+from vdd.branch import Branch, memo_after
 from vdd.calibrate import Labels, TokenIds, average_prior
 from vdd.config import CALIBRATION_NOISE_STEP, IMAGE, PRIORS, REFERENCES, DebiasConfig
 from vdd.contrast import contrast, upcast
-from vdd.families import Family, family_of, tokenizer_of, unknown_token
-from vdd.reader import Reader, State
-from vdd.reference import BlindPrompt, blind_prompts, seen_prompt
+from vdd.families import family_of, tokenizer_of, unknown_token
+from vdd.memory import Memory
+from vdd.prompts import Shared
+from vdd.reader import Reader, State, can_stack
+from vdd.reference import BlindPrompt, blind_prompts, right_aligned, seen_prompt
+from vdd.sides import Seen
 
 CONDITIONS = (IMAGE, *(name for name in REFERENCES if name != "both"))
 
@@ -35,14 +39,17 @@ class Prefill:
     Attributes:
         prompt: what it read.
         logits: (batch, vocab) of the first answer token.
-        state: the caches over the prompts; copied before use.
-        shared: whether `generate` may go on from the cache; elsewhere it reads the images again, to stay exact.
+        state: the caches over the prompts; forked before use.
     """
 
     prompt: BlindPrompt
     logits: Tensor
     state: State
-    shared: bool
+
+    def seen(self, reader: Reader) -> Seen:
+        """The image's side, for a decoding loop to go on from."""
+        memo = memo_after(self.prompt, self.logits, self.state.fork())
+        return Seen(Branch(reader, memo=memo), self.prompt)
 
 
 class Distributions:
@@ -51,6 +58,9 @@ class Distributions:
     Args:
         model: a vision-language model of one of `vdd.families.ADAPTERS`.
         processor: its processor.
+
+    Attributes:
+        memory: image-free distributions that were computed before; `memory.clear()` after the weights change.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -58,6 +68,7 @@ class Distributions:
         self.processor = processor
         self.family = family_of(model, processor)
         self.reader = Reader(model, self.family)
+        self.memory = Memory()
         self._branches: dict[str, Branch] = {}
 
     @cached_property
@@ -72,7 +83,54 @@ class Distributions:
         batch, ids = self._batch(inputs)
         prompt = seen_prompt(batch, self.family, processor=self.processor, decoder_ids=ids)
         logits, state = self.reader.prefill(prompt)
-        return Prefill(prompt, logits[:, 0], state, _shares(self.family) and state.can_roll_back)
+        return Prefill(prompt, logits[:, 0], state)
+
+    @cached_property
+    def unshared(self) -> str:
+        """Why questions about one image cannot share what was read of it; "" where they can."""
+        family, adapter = self.family, self.family.adapter
+        config = self.reader.text_model.config.get_text_config(decoder=True)
+        reasons = {
+            "an encoder reads each prompt as a whole": family.encoder_decoder,
+            "another part of the model reads the text": bool(adapter.text_model),
+            "the prompt is read in both directions": adapter.prefix or adapter.types is not None,
+            "images stand beside the prompt": bool(adapter.steps),
+            "not every layer attends to all that was read": not can_stack(DynamicCache(config=config)),
+        }
+        return next((why for why, holds in reasons.items() if holds), "")
+
+    @torch.no_grad()
+    def prefill_shared(self, shared: Shared, inputs: Mapping[str, Tensor]) -> Prefill:
+        """As `prefill`, for questions that share their images: each image is read once, then each question's end.
+
+        Args:
+            shared: on the model's device.
+            inputs: `input_ids` and `attention_mask` of all questions, left-padded.
+        """
+        batch, ids = self._batch(shared.first)
+        whole = seen_prompt(batch, self.family, processor=self.processor, decoder_ids=ids)
+        begun = whole.without_ends(shared.cuts)
+        scores, state = self.reader.prefill(begun)
+        owners = torch.tensor(shared.owners, device=begun.input_ids.device)
+        memo = memo_after(begun, scores[:, 0], state)
+        memo.take(owners)
+        tails, real = right_aligned(shared.tails, begun.input_ids)
+        steps = (real.cumsum(-1) - 1).clamp(min=0)
+        prompt = BlindPrompt(
+            input_ids=torch.cat([begun.input_ids[owners], tails], dim=1),
+            attention_mask=torch.cat([memo.mask, real], dim=1),
+            position_ids=torch.cat([begun.position_ids[..., owners, :], memo.next_position + steps], dim=-1),
+            pixels=whole.pixels,
+            sources=shared.owners,
+        )
+        logits = self.reader.step(tails, prompt.attention_mask, memo.next_position + steps, state)
+        return Prefill(prompt, logits[:, 0], state)
+
+    def reads(self, shared: Shared) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` of all questions, left-padded."""
+        ids, mask = right_aligned(shared.rows, shared.first["input_ids"])
+        pad = getattr(tokenizer_of(self.processor), "pad_token_id", None)
+        return {"input_ids": ids.masked_fill(mask == 0, pad or 0), "attention_mask": mask}
 
     def distributions(
         self,
@@ -104,7 +162,7 @@ class Distributions:
             config = DebiasConfig(reference=condition, noise_step=CALIBRATION_NOISE_STEP)
             batch, first = self._batch(inputs)
             (prompt,) = blind_prompts(batch, config, self.family, processor=self.processor, decoder_ids=first)
-            branch = self._branches.setdefault(condition, Branch(self.reader))
+            branch = self._branches.setdefault(condition, Branch(self.reader, self.memory))
             rows[condition] = branch.logits(prompt, follow)
         return {name: torch.log_softmax(upcast(row), dim=-1) for name, row in rows.items()}
 
@@ -234,17 +292,6 @@ def _rest(after: Callable[[TokenIds], Tensor], form: TokenIds) -> Tensor:
     """(batch,) log-probability of a form's second to last token; `after` gives the distribution behind some tokens."""
     parts = [after(form[:length])[:, form[length]] for length in range(1, len(form))]
     return torch.stack(parts).sum(dim=0)
-
-
-def _shares(family: Family) -> bool:
-    """Whether `generate`, given a cache over the prompt, goes on as it would by itself.
-
-    It does where positions count the mask and each token is read alike; not where a module keeps the positions, the
-    prompt has token types, or another part of the model generates.
-    """
-    adapter = family.adapter
-    special = adapter.stateful or adapter.drops_processors or adapter.prefix or adapter.types or adapter.steps
-    return not (special or adapter.text_model or family.encoder_decoder)
 
 
 def _decoder_start(model: Any) -> list[int]:

@@ -8,7 +8,6 @@ Knows: transformers' `generate`, images. Does not know: files of questions, scor
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,16 +20,16 @@ from torch import Tensor
 
 from vdd._check import UserError, choice
 from vdd.calibrate import AffineCalibration
-from vdd.config import IMAGE, DebiasConfig, SamplingConfig, override
+from vdd.config import IMAGE, STRATEGIES, DebiasConfig, SamplingConfig, override
 from vdd.distributions import Distributions, Prefill, named, parts_of, priors_of
 from vdd.families import tokenizer_of
-from vdd.generation import CalledLogitsProcessor, asking, turn
+from vdd.generation import CalledLogitsProcessor, decoded, transformers_own
 from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
-from vdd.prompts import check_inputs, check_processor, check_question, inputs_of, prompt_of
-from vdd.reader import cache_argument, input_device
+from vdd.prompts import Shared, check_inputs, check_processor, check_question, inputs_of, prompt_of, shared_of
+from vdd.reader import input_device
 from vdd.records import Answer
-from vdd.reliance import Recorder, Trace, Width, pieces, reliance_of
+from vdd.reliance import Trace, Width, pieces, reliance_of
 
 
 class Pipeline(Distributions):
@@ -40,6 +39,7 @@ class Pipeline(Distributions):
         model: a vision-language model of one of `vdd.families.ADAPTERS`.
         processor: its processor.
         preset: one of vdd.PRESETS.
+        strategy: how the image-free side is run; see `vdd.generate`.
         allow_urls: whether an image may be an http or https address, which is then fetched.
         **options: settings of `DebiasConfig`, such as alpha=1.0, beta=0.1, reference="none".
 
@@ -48,9 +48,17 @@ class Pipeline(Distributions):
     """
 
     def __init__(
-        self, model: Any, processor: Any, *, preset: str = "vdd", allow_urls: bool = False, **options: Any
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        preset: str = "vdd",
+        strategy: str = "auto",
+        allow_urls: bool = False,
+        **options: Any,
     ) -> None:
         choice("vdd", "preset", preset, PRESETS)
+        self.strategy = choice("vdd", "strategy", strategy, STRATEGIES)
         super().__init__(model, processor)
         check_processor(model, processor)
         self.debias = override(PRESETS[preset], options)
@@ -119,6 +127,7 @@ class Pipeline(Distributions):
             text,
             tokens=pieces(tokenizer_of(self.processor), trace.tokens),
             reliance=trace.reliance,
+            decoding=trace.report,
         )
         if labels is not None and prefill is not None:
             answer = self._with_labels(
@@ -142,6 +151,15 @@ class Pipeline(Distributions):
         check_inputs(self.model, self.processor, self.family, inputs)
         return inputs.to(self.device, dtype=self.model.dtype)
 
+    @property
+    def reads_itself(self) -> bool:
+        """Whether the family's own `generate` reads the prompt, so that it cannot go on from a prefill."""
+        return bool(transformers_own(self.model, self.family, {}))
+
+    def tokens(self, question: str) -> list[int]:
+        """The question's own tokens."""
+        return list(tokenizer_of(self.processor)(question, add_special_tokens=False).input_ids)
+
     def prompt(self, question: str, images: int = 1) -> str:
         """The prompt for a question and so many images, with their placeholders; see `vdd.prompts.prompt_of`."""
         return prompt_of(self.processor, self.family, question, images)
@@ -150,6 +168,21 @@ class Pipeline(Distributions):
         """Raise UserError where the question holds an image's placeholder."""
         check_question(self.processor, self.family, question)
 
+    def shared(self, images: Sequence[Sequence[Image.Image]], questions: Sequence[Sequence[str]]) -> Shared | None:
+        """Questions in groups that share their images, on the model's device; None where they cannot be put so.
+
+        Args:
+            images: RGB, of each group.
+            questions: of each group, without image placeholders.
+        """
+        if self.unshared:
+            return None
+        shared = shared_of(self.processor, self.family, images, questions)
+        if shared is None:
+            return None
+        check_inputs(self.model, self.processor, self.family, shared.first)
+        return replace(shared, first=shared.first.to(self.device, dtype=self.model.dtype))
+
     def generate(
         self,
         inputs: Mapping[str, Tensor],
@@ -157,44 +190,51 @@ class Pipeline(Distributions):
         debias: DebiasConfig | None,
         sampling: SamplingConfig,
         seed: int = 0,
+        strategy: str | None = None,
         prefill: Prefill | None = None,
         trace: Trace | None = None,
     ) -> list[str]:
         """The answers' texts, without special tokens.
 
         Args:
-            inputs: from `inputs`.
+            inputs: from `inputs`; with a prefill that this package's loop goes on from, the ids and mask are enough.
             debias: None for plain decoding.
             sampling: every setting is passed on, whatever the model's generation_config says.
             seed: of sampling; the global random state is left as it was.
-            prefill: from `prefill`; where the family allows it, the image is then not encoded again. The answer is
-                the same up to kernel rounding.
-            trace: filled with the first answer's tokens and, unless it is plain, what each owes to the image.
+            strategy: how the image-free side is run, where it is not the pipeline's.
+            prefill: from `prefill` or `prefill_shared`; where this package's loop runs, the image is then not read
+                again, and what was computed without the image before is remembered. The same up to kernel rounding.
+            trace: filled with the first answer's tokens, how they were decoded and, unless plain, what each owes to
+                the image.
         """
         record = trace is not None and debias is not None and not debias.is_cutoff_only
-        width, recorders, plugins = Width(), list[Recorder](), list[Any]()
+        width, plugin = Width(), None
         if debias is not None:
-            plugin = CalledLogitsProcessor.from_config(debias, self.model, self.processor, inputs=inputs)
-            if record:
-                recorders = [Recorder(branch.reader) for branch in plugin.branches]
-                plugin.branches = tuple(recorders)
-            plugins.append(plugin)
-        given: dict[str, Any] = dict(inputs)
-        if prefill is not None and prefill.shared:
-            cache = copy.deepcopy(prefill.state.cache)
-            cache.crop(-1)  # `generate` wants a token to go on from
-            if sampling.num_beams > 1:
-                cache.batch_repeat_interleave(sampling.num_beams)
-            given = {name: tensor for name, tensor in given.items() if name not in self.family.pixel_inputs}
-            given[cache_argument(self.model)] = cache
-        call = asking(self.model, self.model.generate, self.family)
-        with turn(self.model, self.family), _seeded(seed, self.device), torch.no_grad():
-            output = call(
-                **given,
-                logits_processor=[*plugins, width],
-                return_dict_in_generate=True,
-                output_logits=record,
-                **sampling.generate_kwargs(),
+            plugin = CalledLogitsProcessor.from_config(
+                debias,
+                self.model,
+                self.processor,
+                inputs=inputs,
+                strategy=strategy or self.strategy,
+                memory=None if prefill is None else self.memory,
+            )
+        call: dict[str, Any] = {
+            **inputs,
+            "logits_processor": [width],
+            "return_dict_in_generate": True,
+            "output_logits": record,
+            **sampling.generate_kwargs(),
+        }
+        seen = None if prefill is None else prefill.seen(self.reader)
+        with _seeded(seed, self.device), torch.no_grad():
+            output = decoded(
+                self.model,
+                self.model.generate,
+                call,
+                self.family,
+                processor=self.processor,
+                plugin=plugin,
+                seen=seen,
             )
         if width.columns is None:
             raise UserError("vdd: this model's `generate` asked no logits processor, so nothing was debiased.")
@@ -202,8 +242,12 @@ class Pipeline(Distributions):
         texts = tokenizer_of(self.processor).batch_decode(tokens, skip_special_tokens=True)
         if trace is not None:
             trace.tokens = tuple(tokens[0].tolist())
-            if record:
-                trace.reliance = reliance_of(output, trace.tokens, [branch.said for branch in recorders])
+            if plugin is not None:
+                trace.report = replace(plugin.report)
+            if plugin is not None and record:
+                prompt = plugin.find_prompt(output.sequences[:1, : width.columns])
+                said = plugin.blind_scores(prompt, tokens[:1, :-1], tokens.shape[1])
+                trace.reliance = reliance_of(output, tokens[0], said[0])
         return [text.strip() for text in texts]
 
     def _with_labels(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image
 
 from vdd._check import UserError
 from vdd.families import Family, placeholder_of, tokenizer_of
-from vdd.placeholders import Placeholders
+from vdd.placeholders import Placeholders, Row
 
 CARDS = {
     "llava": "USER: {images}\n{question} ASSISTANT:",
@@ -108,6 +110,61 @@ def check_question(processor: Any, family: Family, question: str) -> None:
         raise UserError(f"vdd: the question holds {held[0]!r}; wanted text alone, the image has its own place.")
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Questions about a few images, as one beginning for each image and one end for each question.
+
+    Attributes:
+        first: what the processor makes of the first question of each image.
+        cuts: for each image, how many of that question's last tokens are its own.
+        owners: for each question, the number of its image.
+        tails: for each question, the tokens behind the beginning; one at least.
+        rows: for each question, all its tokens.
+    """
+
+    first: Any
+    cuts: tuple[int, ...]
+    owners: tuple[int, ...]
+    tails: tuple[Row, ...]
+    rows: tuple[Row, ...]
+
+
+def shared_of(
+    processor: Any, family: Family, images: Sequence[Sequence[Image.Image]], questions: Sequence[Sequence[str]]
+) -> Shared | None:
+    """Questions in groups that share their images; an image is prepared once, its tokens are written once.
+
+    Args:
+        processor: the model's.
+        family: the model's facts.
+        images: RGB, of each group.
+        questions: of each group, one or more.
+
+    Returns:
+        None where a prompt's tokens do not begin with the images, alike for every question of a group.
+    """
+    first = inputs_of(processor, family, images, [asked[0] for asked in questions])
+    prompts = [
+        [prompt_of(processor, family, one, len(own)) for one in asked]
+        for asked, own in zip(questions, images, strict=True)
+    ]
+    encoded = [tokenizer_of(processor)(texts, **_once(processor, prompts[0][0])).input_ids for texts in prompts]
+    marks = family.image_ids | family.frame_ids
+    cuts, owners, tails, rows = list[int](), list[int](), list[Row](), list[Row]()
+    for number, (ids, mask, group) in enumerate(zip(first["input_ids"], first["attention_mask"], encoded, strict=True)):
+        common = _common_length(group)
+        whole = ids[mask.bool()].tolist()
+        own = len(group[0]) - common
+        ends = [row[common:] for row in group]
+        if whole[-own:] != ends[0] or len(whole) == own or any(marks.intersection(end) for end in ends):
+            return None
+        cuts.append(own)
+        owners += [number] * len(group)
+        tails += ends
+        rows += [whole[:-own] + end for end in ends]
+    return Shared(first, tuple(cuts), tuple(owners), tuple(tails), tuple(rows))
+
+
 def inputs_of(processor: Any, family: Family, images: Sequence[Sequence[Image.Image]], questions: Sequence[str]) -> Any:
     """What `generate` takes, from the processor, on the CPU.
 
@@ -122,18 +179,29 @@ def inputs_of(processor: Any, family: Family, images: Sequence[Sequence[Image.Im
     prompts = [
         prompt_of(processor, family, question, len(own)) for question, own in zip(questions, images, strict=True)
     ]
-    bos = getattr(tokenizer_of(processor), "bos_token", None)
-    once = {"add_special_tokens": False} if bos and prompts[0].startswith(bos) else {}
     batch = processor(
         images=[list(own) for own in images],
         text=prompts,
         return_tensors="pt",
         padding=True,
         padding_side="right" if family.encoder_decoder else "left",
-        **once,
+        **_once(processor, prompts[0]),
     )
     second = getattr(processor, "qformer_tokenizer", None)
     if second is not None:  # the processor pads these on the other tokenizer's side, which shifts their positions
         own = second(prompts, padding=True, padding_side="right", return_tensors="pt")
         batch["qformer_input_ids"], batch["qformer_attention_mask"] = own.input_ids, own.attention_mask
     return batch
+
+
+def _once(processor: Any, prompt: str) -> dict[str, bool]:
+    """The argument that keeps a tokenizer from putting in what the template has written already."""
+    bos = getattr(tokenizer_of(processor), "bos_token", None)
+    return {"add_special_tokens": False} if bos and prompt.startswith(bos) else {}
+
+
+def _common_length(rows: Sequence[Row]) -> int:
+    """How many first tokens all rows share, leaving one to each."""
+    shortest = min(map(len, rows)) - 1
+    columns = zip(*(row[:shortest] for row in rows), strict=True)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

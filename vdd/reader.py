@@ -63,8 +63,7 @@ class State:
     @property
     def can_stack(self) -> bool:
         """Whether these rows can be read in one forward with others: full attention in every layer, nothing beside."""
-        layers = getattr(self.cache, "layers", None)
-        return bool(layers) and not self.context and all(type(layer) is DynamicLayer for layer in layers)
+        return not self.context and can_stack(self.cache)
 
     @staticmethod
     def stacked(states: Sequence[State]) -> State:
@@ -201,6 +200,11 @@ class Reader:
         output = model(**given, **{self._cache: cache}, use_cache=True, return_dict=True)
         output = getattr(output, "language_model_outputs", output)
         return output.logits[:, -last:], output[self._cache], getattr(output, "encoder_last_hidden_state", None)
+
+
+def can_stack(cache: Any) -> bool:
+    """Whether a cache has a column for every position in every layer, and nothing else."""
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def cache_argument(model: Any) -> str:

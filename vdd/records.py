@@ -72,6 +72,7 @@ class Answer:
         tokens: the generated tokens as pieces of text, the end token among them.
         reliance: log p(token | image) − log p(token | reference) for each of `tokens`, in nats; None for plain answers.
         timings: seconds by phase; never in JSON and not compared, so that equal runs give equal answers.
+        decoding: how a debiased text was decoded, and what it cost; as `timings`, neither in JSON nor compared.
     """
 
     question_id: QuestionId
@@ -86,16 +87,17 @@ class Answer:
     tokens: Sequence[str] | None = None
     reliance: Sequence[float] | None = None
     timings: Mapping[str, float] | None = field(default=None, compare=False)
+    decoding: DecodingReport | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
-        """One line of JSON, without the timings and the fields that are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "timings"}
+        """One line of JSON, without what is not compared and the fields that are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         return json.dumps({k: v for k, v in values.items() if v is not None}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
         """The inverse of `to_json`, on the parsed line."""
-        kept = {f.name: values[f.name] for f in fields(cls) if f.name in values and f.name != "timings"}
+        kept = {f.name: values[f.name] for f in fields(cls) if f.name in values and f.compare}
         kept |= {name: tuple(kept[name]) for name in ("tokens", "reliance") if kept.get(name) is not None}
         missing = [name for name in ("question_id", "question", "image", "text") if name not in kept]
         if missing or not isinstance(kept["text"], str):

@@ -96,6 +96,21 @@ class BlindPrompt:
             position_ids=torch.cat([self.position_ids, self.position_ids[..., -1:] + steps], dim=-1),
         )
 
+    def without_ends(self, cuts: Sequence[int]) -> BlindPrompt:
+        """Each row without so many of its last tokens, padded anew; the pixels stay."""
+        widths = (self.attention_mask.sum(-1) - torch.tensor(cuts, device=self.attention_mask.device)).tolist()
+        ends = [self.input_ids.shape[1] - cut for cut in cuts]
+        parts = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+        ids, mask = right_aligned(
+            [row[part].tolist() for row, part in zip(self.input_ids, parts, strict=True)], self.input_ids
+        )
+        width = ids.shape[1]
+        positions = [
+            torch.nn.functional.pad(self.position_ids[..., row, part], (width - own, 0))
+            for row, (part, own) in enumerate(zip(parts, widths, strict=True))
+        ]
+        return replace(self, input_ids=ids, attention_mask=mask, position_ids=torch.stack(positions, dim=-2))
+
     def select(self, rows: Sequence[int]) -> BlindPrompt:
         """The same prompt with only these rows, in this order; with pixels, every source once and in order."""
         index = torch.tensor(rows, device=self.input_ids.device)
@@ -251,15 +266,20 @@ def _as_generated(prompt: BlindPrompt, repeats: int, family: Family, decoder_ids
 
 
 def _padded(rows: list[Row], family: Family, device: torch.device) -> BlindPrompt:
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        own = slice(0, len(row)) if family.encoder_decoder else slice(width - len(row), width)
-        ids[number, own] = torch.tensor(row)
-        mask[number, own] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    like = torch.zeros(0, dtype=torch.long, device=device)
+    ids, mask = right_aligned(rows, like)
+    if family.encoder_decoder:
+        shifts = (mask == 0).sum(-1).tolist()
+        ids, mask = (torch.stack([row.roll(-n) for row, n in zip(t, shifts, strict=True)]) for t in (ids, mask))
     return BlindPrompt(ids, mask, family.positions(ids, mask, None), _types(ids, family, of_images=None))
+
+
+def right_aligned(rows: Sequence[Row], like: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, width) ids with zeros in front of the shorter, and the mask that tells these; as `like` in all else."""
+    width = max(map(len, rows))
+    ids = like.new_tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = like.new_tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
 
 
 def _types(ids: Tensor, family: Family, *, of_images: Tensor | None) -> dict[str, Tensor]:

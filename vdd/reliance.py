@@ -1,42 +1,24 @@
-"""How much each generated token relies on the image, while it is generated.
+"""How much each generated token relies on the image, by what both sides said of it.
 
     reliance(t) = log p(token t | image, text before) − log p(token t | reference, text before)
 
 Above 0 the image made the token more probable. Both are read before penalties, cut-off and temperature.
 
-Knows: what `generate` returns, the image-free branch. Does not know: prompts, images, files.
+Knows: what `generate` returns, scores. Does not know: prompts, images, files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from vdd.branch import Branch
 from vdd.contrast import FLOOR, upcast
-from vdd.reference import BlindPrompt
-
-
-@dataclass
-class Recorder(Branch):
-    """The image-free branch, which keeps what it said.
-
-    Attributes:
-        said: (rows, vocab) scores of every step.
-    """
-
-    said: list[Tensor] = field(default_factory=list)
-
-    def logits(self, prompt: BlindPrompt, tokens: Tensor) -> Tensor:
-        """As the branch; a step that is asked for again replaces what was said from there on."""
-        scores = super().logits(prompt, tokens)
-        self.said[tokens.shape[1] :] = [scores]
-        return scores
+from vdd.records import DecodingReport
 
 
 @dataclass
@@ -46,10 +28,12 @@ class Trace:
     Attributes:
         tokens: generated ids, the end token among them; in a batch also the padding behind it.
         reliance: of each on the image, in nats; None for plain decoding and where the reference is not run.
+        report: how a debiased one was decoded.
     """
 
     tokens: tuple[int, ...] = ()
     reliance: tuple[float, ...] | None = None
+    report: DecodingReport | None = None
 
 
 class Width(LogitsProcessor):
@@ -68,24 +52,21 @@ class Width(LogitsProcessor):
         return scores
 
 
-def reliance_of(output: Any, tokens: Sequence[int], said: Sequence[Sequence[Tensor]]) -> tuple[float, ...]:
+def reliance_of(output: Any, tokens: Tensor, said: Tensor) -> tuple[float, ...]:
     """The reliance of one answer's tokens.
 
     Args:
         output: what `generate` returned for one prompt with output_logits=True; greedy, sampled or from beams.
-        tokens: the first sequence's generated ids.
-        said: what each branch of the reference said at every step.
+        tokens: (t,) the first sequence's generated ids.
+        said: (t, vocab) the reference's scores of each, given those before.
 
     Returns:
         one number a token, in nats. Scores far below their maximum are raised as in the contrast.
     """
     beams = getattr(output, "beam_indices", None)
     rows = [0] * len(tokens) if beams is None else beams[0].tolist()
-    found = []
-    for step, (token, row) in enumerate(zip(tokens, rows, strict=False)):
-        blind = torch.stack([upcast(branch[step][row]) for branch in said]).mean(dim=0)
-        found.append(_log_p(output.logits[step][row], token) - _log_p(blind, token))
-    return tuple(found)
+    seen = torch.stack([scores[row] for scores, row in zip(output.logits, rows, strict=False)])
+    return tuple((_log_p(seen, tokens) - _log_p(said[: len(seen)], tokens)).tolist())
 
 
 def pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -99,6 +80,8 @@ def pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _log_p(scores: Tensor, token: int) -> float:
+def _log_p(scores: Tensor, tokens: Tensor) -> Tensor:
+    """(t,) log-probability of each token by its row of (t, vocab) scores."""
     scores = upcast(scores)
-    return float(torch.log_softmax(scores.clamp(min=scores.max() - FLOOR), dim=-1)[token])
+    raised = scores.clamp(min=scores.amax(dim=-1, keepdim=True) - FLOOR)
+    return torch.log_softmax(raised, dim=-1).gather(-1, tokens[: len(scores), None])[:, 0]

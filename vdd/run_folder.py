@@ -26,7 +26,7 @@ from torch import Tensor
 from vdd._check import UserError
 from vdd.config import IMAGE, Leg
 from vdd.data import write_atomic
-from vdd.records import Answer, Question
+from vdd.records import Answer, Question, QuestionId
 
 
 @dataclass
@@ -90,26 +90,53 @@ def part_path(out: Path, number: int) -> Path:
     return out / "parts" / f"{number:06d}.json"
 
 
-def write_part(
-    path: Path, answers: Mapping[str, Sequence[Answer]], rows: Mapping[str, Tensor], costs: Mapping[str, Cost]
-) -> None:
+@dataclass
+class Part:
+    """What is known of one batch: answers by leg, first-token rows by condition, costs by part of the work."""
+
+    answers: dict[str, list[Answer]]
+    rows: dict[str, Tensor]
+    costs: dict[str, Cost]
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for part in parts for name in part.costs]
+    return Part(
+        {leg: [answer for part in parts for answer in part.answers[leg]] for leg in parts[0].answers},
+        {
+            name: torch.cat([part.rows[name] for part in parts if part.rows])
+            for name in dict.fromkeys(name for part in parts for name in part.rows)
+        },
+        {name: sum((part.costs.get(name, Cost()) for part in parts), start=Cost()) for name in dict.fromkeys(names)},
+    )
+
+
+def write_part(path: Path, part: Part) -> None:
     """The tensors first: a part counts as done once its JSON file stands."""
     body = {
-        "answers": {leg: [answer.to_json() for answer in given] for leg, given in answers.items()},
-        "costs": {name: asdict(cost) for name, cost in costs.items()},
+        "answers": {leg: [answer.to_json() for answer in given] for leg, given in part.answers.items()},
+        "costs": {name: asdict(cost) for name, cost in part.costs.items()},
     }
-    save_file({name: row.contiguous().cpu() for name, row in rows.items()}, path.with_suffix(".safetensors"))
+    save_file({name: row.contiguous().cpu() for name, row in part.rows.items()}, path.with_suffix(".safetensors"))
     write_atomic(path, json.dumps(body, ensure_ascii=False))
 
 
-def merge(out: Path, legs: Sequence[Leg], count: int) -> None:
-    """One file a leg, one of rows, one of timings; the timings last, for they say that the run is whole."""
+def merge(out: Path, legs: Sequence[Leg], count: int, ids: Sequence[QuestionId]) -> None:
+    """A file a leg and one of rows, in the order of `ids`; one of timings, the last: it says that the run is whole."""
     parts = [json.loads(part_path(out, number).read_text(encoding="utf-8")) for number in range(count)]
     (out / "answers").mkdir(exist_ok=True)
+    readable: list[QuestionId] = []
     for leg in legs:
-        lines = [line + "\n" for part in parts for line in part["answers"][leg.name]]
-        write_atomic(out / "answers" / f"{leg.name}.jsonl", "".join(lines))
-    _merge_rows(out, count)
+        lines = [line for part in parts for line in part["answers"][leg.name]]
+        found = [json.loads(line) for line in lines]
+        place = {answer["question_id"]: number for number, answer in enumerate(found)}
+        write_atomic(out / "answers" / f"{leg.name}.jsonl", "".join(lines[place[one]] + "\n" for one in ids))
+        readable = [answer["question_id"] for answer in found if "error" not in answer]
+    place = {one: number for number, one in enumerate(readable)}
+    _merge_rows(out, count, [place[one] for one in ids if one in place])
     timings = [
         json.dumps({"batch": number, "part": name, **cost}) + "\n"
         for number, part in enumerate(parts)
@@ -118,15 +145,15 @@ def merge(out: Path, legs: Sequence[Leg], count: int) -> None:
     write_atomic(out / "timings.jsonl", "".join(timings))
 
 
-def _merge_rows(out: Path, count: int) -> None:
+def _merge_rows(out: Path, count: int, order: Sequence[int]) -> None:
     """Image rows one a readable question; image-free rows once each, with the index that says whose they are."""
     tensors = [load_file(part_path(out, number).with_suffix(".safetensors")) for number in range(count)]
     tensors = [part for part in tensors if part]
     if not tensors:
         return
-    merged: dict[str, Tensor] = {IMAGE: torch.cat([part[IMAGE] for part in tensors])}
+    merged: dict[str, Tensor] = {IMAGE: torch.cat([part[IMAGE] for part in tensors])[list(order)]}
     for name in sorted(set(tensors[0]) - {IMAGE}):
-        rows = torch.cat([part[name] for part in tensors])
+        rows = torch.cat([part[name] for part in tensors])[list(order)]
         merged[name], merged[f"{name}_index"] = torch.unique(rows, dim=0, return_inverse=True)
     draft = out / "parts" / "rows.safetensors"
     save_file(merged, draft)

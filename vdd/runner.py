@@ -1,9 +1,9 @@
 """Questions × legs → answer files that a killed run resumes and an unbroken run repeats byte for byte.
 
-The image is encoded once a batch; every leg goes on from there where that is exact in the model's family, and each
-leg's time includes it.
-Batches are cut from the sorted question list, and each is written whole (parts/), so every question meets the same
-batch-mates whatever was interrupted.
+Questions about one image are asked together: what is read of the image is read once, and every leg goes on from there,
+where the model's family allows it; each leg's time includes it. What the model says without the image is computed once
+for each different text. Batches are cut from the questions ordered by length, images kept together, and each is written
+whole (parts/), so every question meets the same batch-mates whatever was interrupted.
 Knows: the pipeline, files. Does not know: scores, tables, the command line.
 """
 
@@ -20,18 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import find_executable_batch_size
+from PIL import Image
 from torch import Tensor
 
 from vdd._check import UserError, choice, whole
 from vdd._version import __version__
+from vdd.asked import Asked
 from vdd.calibrate import AffineCalibration, Labels
-from vdd.config import IMAGE, MAX_SEED, PRIORS, DebiasConfig, Leg, SamplingConfig, to_json
+from vdd.config import IMAGE, MAX_SEED, PRIORS, STRATEGIES, DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.contrast import contrast
 from vdd.distributions import named, parts_of, priors_of, reference_row
 from vdd.images import ImageError, image_path, load_image
 from vdd.pipeline import Pipeline
 from vdd.records import Answer, Question
-from vdd.run_folder import Cost, claim, merge, only_one, part_path, write_part
+from vdd.run_folder import Cost, Part, claim, joined, merge, only_one, part_path, write_part
 
 Progress = Callable[[int, int], None]
 
@@ -70,8 +73,11 @@ class Run:
         legs: ways of answering, names unique.
         labels: the possible answers.
         prompt: the question's wording; "{question}" stands for its text.
-        batch_size: questions a forward.
+        batch_size: questions a forward at most; halved for as long as the memory does not suffice.
         seed: of sampling.
+        share_images: read an image once for all its questions, where the model's family allows it.
+        strategy: how the image-free side is run; see `vdd.generate`. Not "auto": what is measured differs from run to
+            run, and with it the last bits.
     """
 
     model: str
@@ -82,10 +88,13 @@ class Run:
     prompt: str = "{question}"
     batch_size: int = 16
     seed: int = 0
+    share_images: bool = True
+    strategy: str = "skip"
 
     def __post_init__(self) -> None:
         """Raise UserError on a prompt without a place for the question, legs that clash, and the like."""
         whole("run", "batch_size", self.batch_size, low=1)
+        choice("run", "strategy", self.strategy, [name for name in STRATEGIES if name != "auto"])
         whole("run", "seed", self.seed, low=0, high=MAX_SEED)
         names = [leg.name for leg in self.legs]
         if not names or len(set(names)) < len(names):
@@ -115,6 +124,8 @@ class Run:
             "prompt": self.prompt,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "share_images": self.share_images,
+            "strategy": self.strategy,
             "legs": [to_json(leg) for leg in self.legs],
         }
 
@@ -132,12 +143,12 @@ def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = 
         ValueError: where `out` holds something else. An unreadable image is no error: it is recorded in the answers.
     """
     ordered = sorted(job.questions, key=lambda q: (isinstance(q.question_id, str), q.question_id))
-    batches = [ordered[i : i + job.batch_size] for i in range(0, len(ordered), job.batch_size)]
     for question in ordered:
         try:
             pipeline.check_question(question.text)
         except UserError as error:
             raise UserError(f"question {question.question_id!r}: {error}") from error
+    batches = _batches(pipeline, ordered, job.batch_size)
     needed = {leg.post_hoc for leg in job.legs} | {leg.debias.reference for leg in job.legs if leg.debias}
     lacking = needed.intersection(PRIORS).difference(pipeline.priors)
     if lacking:
@@ -147,14 +158,37 @@ def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = 
         )
     claim(out, job.describe(pipeline), ordered)
     with only_one(out):
-        _answer(pipeline, job, batches, out, progress)
+        _answer(pipeline, job, ordered, batches, out, progress)
     shutil.rmtree(out / "parts", ignore_errors=True)
 
 
+def _batches(pipeline: Pipeline, ordered: Sequence[Question], size: int) -> list[list[Question]]:
+    """Batches of at most `size`: an image's questions together, images whose questions are alike in length together."""
+    by_image: dict[str, list[Question]] = {}
+    for question in ordered:
+        by_image.setdefault(question.image, []).append(question)
+    length = {question.text: len(pipeline.tokens(question.text)) for question in ordered}
+    groups = sorted(by_image.values(), key=lambda group: max(length[question.text] for question in group))
+    batches: list[list[Question]] = [[]]
+    for group in groups:
+        if len(batches[-1]) + min(len(group), size) > size:
+            batches.append([])
+        for question in group:
+            if len(batches[-1]) == size:
+                batches.append([])
+            batches[-1].append(question)
+    return batches
+
+
 def _answer(
-    pipeline: Pipeline, job: Run, batches: Sequence[Sequence[Question]], out: Path, progress: Progress | None
+    pipeline: Pipeline,
+    job: Run,
+    ordered: Sequence[Question],
+    batches: Sequence[Sequence[Question]],
+    out: Path,
+    progress: Progress | None,
 ) -> None:
-    total = sum(map(len, batches))
+    total = len(ordered)
     if (out / "timings.jsonl").exists():
         lost = [leg.name for leg in job.legs if not (out / "answers" / f"{leg.name}.jsonl").exists()]
         if lost:
@@ -165,68 +199,85 @@ def _answer(
             progress(total, total)
         return
     labels = pipeline.labels(job.labels)
+    size = job.batch_size
+
+    def halved() -> int:
+        nonlocal size
+        size //= 2
+        return size
+
+    @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halved)
+    def answers_of(most: int, batch: Sequence[Question], number: int) -> Part:
+        parts = [
+            _answer_batch(pipeline, job, labels, batch[start : start + most], number * job.batch_size + start)
+            for start in range(0, len(batch), most)
+        ]
+        return joined(parts)
+
     done = 0
     for number, batch in enumerate(batches):
         if not part_path(out, number).exists():
-            write_part(part_path(out, number), *_answer_batch(pipeline, job, labels, batch, number))
+            write_part(part_path(out, number), answers_of(batch, number))
         done += len(batch)
         if progress:
             progress(done, total)
-    merge(out, job.legs, len(batches))
+    merge(out, job.legs, len(batches), [question.question_id for question in ordered])
 
 
-def _answer_batch(
-    pipeline: Pipeline, job: Run, labels: Labels, batch: Sequence[Question], number: int
-) -> tuple[dict[str, list[Answer]], dict[str, Tensor], dict[str, Cost]]:
-    """(answers by leg, rows by condition, costs by part) of one batch."""
-    images, errors = [], {}
-    for place, question in enumerate(batch):
+def _answer_batch(pipeline: Pipeline, job: Run, labels: Labels, batch: Sequence[Question], draw: int) -> Part:
+    """What is known of a batch once every leg has answered it; `draw` tells its random numbers from other batches'."""
+    images: dict[str, Image.Image] = {}
+    errors: dict[str, str] = {}
+    for name in dict.fromkeys(question.image for question in batch):
         try:
-            images.append(load_image(image_path(job.images, question.image)))
+            images[name] = load_image(image_path(job.images, name))
         except ImageError as error:
-            errors[place] = str(error)
-    failed = {i: Answer(batch[i].question_id, batch[i].text, batch[i].image, "", error=errors[i]) for i in errors}
-    asked = [question for place, question in enumerate(batch) if place not in errors]
+            errors[name] = str(error)
+    failed = {
+        place: Answer(question.question_id, question.text, question.image, "", error=errors[question.image])
+        for place, question in enumerate(batch)
+        if question.image in errors
+    }
+    asked = [question for place, question in enumerate(batch) if place not in failed]
     if not asked:
-        return {leg.name: list(failed.values()) for leg in job.legs}, {}, {}
+        return Part({leg.name: list(failed.values()) for leg in job.legs}, {}, {})
     pipeline.reset()
-    inputs = pipeline.inputs(images, [job.prompt.replace("{question}", question.text) for question in asked])
-    rows: dict[str, Tensor] = {}
+    prompts = [job.prompt.replace("{question}", question.text) for question in asked]
+    names = [question.image for question in asked]
     costs: dict[str, Cost] = {}
     with _counted(pipeline.reader.text_model) as counter:
         before = _now(counter)
-        prefill = pipeline.prefill(inputs)
+        work = Asked(pipeline, [images[name] for name in names], prompts, names, share=job.share_images)
         costs[IMAGE] = _since(before, counter)
+        prefill, inputs = work.prefill, work.inputs
+        rows: dict[str, Tensor] = {}
         for condition in (IMAGE, *parts_of(pipeline.priors)):
             before = _now(counter)
             rows |= pipeline.distributions(inputs, (condition,), prefill=prefill)
             costs.setdefault(condition, _since(before, counter))
-        # its forward is counted in each leg, as the step it goes on from, or as the leg's own
-        encoded = Cost(costs[IMAGE].seconds if prefill.shared else 0.0, 0)
-        found = pipeline.label_probabilities(inputs, labels, rows=rows, prefill=prefill)
-        priors = priors_of(found, pipeline.priors)
+        label_rows = pipeline.label_probabilities(inputs, labels, rows=rows, prefill=prefill)
+        priors = priors_of(label_rows, pipeline.priors)
         answers: dict[str, list[Answer]] = {}
         for place, leg in enumerate(job.legs):
             before = _now(counter)
-            probabilities = found[IMAGE]
+            probabilities = label_rows[IMAGE]
             if leg.debias is not None and _follows_from_rows(leg.debias):
                 probabilities = pipeline.debiased_label_probabilities(inputs, labels, leg.debias, rows, prefill=prefill)
             if leg.post_hoc is not None:
                 scores = AffineCalibration.from_prior(priors[leg.post_hoc])(probabilities)
                 texts = [labels.names[best] for best in scores.argmax(dim=-1).tolist()]
-                costs[leg.name] = _since(before, counter) + _shared_cost(costs, leg)
             else:
                 scores = probabilities
-                seed = (job.seed * len(job.legs) + place) * 1_000_003 + number
-                texts = pipeline.generate(inputs, debias=leg.debias, sampling=leg.sampling, seed=seed, prefill=prefill)
-                costs[leg.name] = _since(before, counter) + encoded
+                seed = (job.seed * len(job.legs) + place) * 1_000_003 + draw
+                texts = work.generate(leg, seed, job.strategy)
+            costs[leg.name] = _since(before, counter) + _shared_cost(costs, leg, prefilled=work.goes_on(leg))
             if leg.debias is None or _follows_from_rows(leg.debias):
                 margins = _margins(leg, labels, rows, scores, priors)
                 records = _records(leg, labels, asked, texts, probabilities, priors, scores, margins)
             else:
                 records = [_bare(question, text) for question, text in zip(asked, texts, strict=True)]
             answers[leg.name] = _merged_with(failed, records)
-    return answers, {name: row.float() for name, row in rows.items()}, costs
+    return Part(answers, {name: row.float() for name, row in rows.items()}, costs)
 
 
 def _records(
@@ -298,11 +349,11 @@ def _merged_with(failed: Mapping[int, Answer], answers: Sequence[Answer]) -> lis
     return [failed[i] if i in failed else next(rest) for i in range(len(failed) + len(answers))]
 
 
-def _shared_cost(costs: Mapping[str, Cost], leg: Leg) -> Cost:
-    """A post-hoc leg needs the image's row and its references'; no more."""
-    needed = {leg.post_hoc, leg.debias.reference if leg.debias else None} - {None}
-    parts = {"none", "unk"} if "both" in needed else needed
-    return sum((costs[str(part)] for part in sorted(map(str, parts))), start=costs[IMAGE])
+def _shared_cost(costs: Mapping[str, Cost], leg: Leg, *, prefilled: bool) -> Cost:
+    """What a leg needs of what the batch computed once: the image's rows, and what its references said first."""
+    needed = {leg.post_hoc, leg.debias.reference if leg.debias and not leg.debias.is_cutoff_only else None}
+    parts = [costs[part] for part in parts_of(sorted(filter(None, needed))) if part in costs]
+    return sum(parts, start=costs[IMAGE] if prefilled else Cost())
 
 
 @contextmanager

@@ -24,6 +24,12 @@ def in_float64(_: Any, __: Any, routed: Any) -> Any:
     return routed[0], routed[1].double()
 
 
+def with_image_outputs(_: Any, __: Any, output: Any) -> None:
+    """A hook: transformers 5.24 reads this of the output of Llama 4's text model, which has no such field."""
+    if not hasattr(output, "image_outputs"):
+        output.image_outputs = None
+
+
 class Qwen3VLMoe(Qwen3VL):
     name = "Qwen3-VL-MoE"
     model_class = "Qwen3VLMoeForConditionalGeneration"
@@ -142,6 +148,7 @@ class Llama4(Kin):
         turns, rotary.freqs_ci = rotary.freqs_ci, None  # complex numbers, which have no float64
         model = super().finish(model)
         rotary.freqs_ci = turns
+        model.language_model.register_forward_hook(with_image_outputs)
         model._supports_mm_encoder_outputs = bool  # what beams are handed in 5.23 fits no image of several tiles
         return model
 
