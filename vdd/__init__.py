@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from vdd import integrations, toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
-    from vdd.decode import decode
+    from vdd.decoding import decode
     from vdd.generation import generate, patch
     from vdd.loading import load
     from vdd.memory import Memory
@@ -30,7 +30,7 @@ _HOMES = {
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
     "VDDLogitsProcessor": "vdd.processor",
-    "decode": "vdd.decode",
+    "decode": "vdd.decoding",
     "generate": "vdd.generation",
     "load": "vdd.loading",
     "patch": "vdd.generation",

@@ -24,7 +24,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from vdd._check import UserError
 from vdd.config import DebiasConfig
-from vdd.decode import Decoder, Seen, cannot_read
+from vdd.decoding import Decoder, Seen, cannot_read
 from vdd.families import Family, family_of, tokenizer_of, unwrapped
 from vdd.placeholders import Placeholders
 from vdd.processor import VDDLogitsProcessor
