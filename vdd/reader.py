@@ -98,6 +98,8 @@ class Reader:
         self.text_model = getattr(model, part) if part else model
         self._whole_keeps, self._text_keeps = _keeps_last(model), _keeps_last(self.text_model)
         self._cache = cache_argument(self.text_model)
+        attention = getattr(self.text_model.config.get_text_config(decoder=True), "_attn_implementation", None)
+        self._takes_masks = attention == "sdpa" and not family.adapter.prefix
 
     def prefill(self, prompt: BlindPrompt, last: int = 1) -> tuple[Tensor, State]:
         """Read the prompt.
@@ -165,7 +167,9 @@ class Reader:
                 decoder_input_ids=tokens,
             )
             return scores
-        width = tokens.shape[1]
+        rows, width = tokens.shape
+        if rows > 1 and width == 1 and self._takes_masks and can_stack(state.cache):
+            mask = mask[:, None, None].bool()  # as attention takes it: transformers makes it anew at each step
         scores, state.cache, _ = self._called(
             self.text_model,
             state.cache,

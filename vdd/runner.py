@@ -207,20 +207,20 @@ def _answer(
         return size
 
     @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halved)
-    def answers_of(most: int, batch: Sequence[Question], number: int) -> Part:
-        parts = [
-            _answer_batch(pipeline, job, labels, batch[start : start + most], number * job.batch_size + start)
-            for start in range(0, len(batch), most)
-        ]
-        return joined(parts)
+    def answer_the_rest(most: int) -> None:
+        done = 0
+        for number, batch in enumerate(batches):
+            if not part_path(out, number).exists():
+                parts = [
+                    _answer_batch(pipeline, job, labels, batch[start : start + most], number * job.batch_size + start)
+                    for start in range(0, len(batch), most)
+                ]
+                write_part(part_path(out, number), joined(parts))
+            done += len(batch)
+            if progress:
+                progress(done, total)
 
-    done = 0
-    for number, batch in enumerate(batches):
-        if not part_path(out, number).exists():
-            write_part(part_path(out, number), answers_of(batch, number))
-        done += len(batch)
-        if progress:
-            progress(done, total)
+    answer_the_rest()
     merge(out, job.legs, len(batches), [question.question_id for question in ordered])
 
 
