@@ -26,7 +26,7 @@ from vdd.families import family_of, tokenizer_of, unknown_token
 from vdd.memory import Memory
 from vdd.prompts import Shared
 from vdd.reader import Reader, State, can_stack
-from vdd.reference import BlindPrompt, blind_prompts, right_aligned, seen_prompt
+from vdd.reference import SeenPrompt, blind_prompts, right_aligned, seen_prompt
 from vdd.sides import Seen
 
 CONDITIONS = (IMAGE, *(name for name in REFERENCES if name != "both"))
@@ -42,7 +42,7 @@ class Prefill:
         state: the caches over the prompts; forked before use.
     """
 
-    prompt: BlindPrompt
+    prompt: SeenPrompt
     logits: Tensor
     state: State
 
@@ -116,12 +116,11 @@ class Distributions:
         memo.take(owners)
         tails, real = right_aligned(shared.tails, begun.input_ids)
         steps = (real.cumsum(-1) - 1).clamp(min=0)
-        prompt = BlindPrompt(
+        prompt = SeenPrompt(
             input_ids=torch.cat([begun.input_ids[owners], tails], dim=1),
             attention_mask=torch.cat([memo.mask, real], dim=1),
             position_ids=torch.cat([begun.position_ids[..., owners, :], memo.next_position + steps], dim=-1),
-            pixels=whole.pixels,
-            sources=shared.owners,
+            sources=tuple(range(len(owners))),
         )
         logits = self.reader.step(tails, prompt.attention_mask, memo.next_position + steps, state)
         return Prefill(prompt, logits[:, 0], state)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -124,6 +124,19 @@ class BlindPrompt:
         )
 
 
+@dataclass(frozen=True)
+class SeenPrompt(BlindPrompt):
+    """A batch's prompts with their own images, told apart by their place in the batch: nothing is hashed.
+
+    It serves one decoding of one batch, where equal sources are equal rows.
+    """
+
+    @cached_property
+    def keys(self) -> tuple[bytes, ...]:
+        """One name per row."""
+        return tuple(str(source).encode() for source in self.sources)
+
+
 def blind_prompts(
     batch: Batch, config: DebiasConfig, family: Family, *, processor: Any = None, decoder_ids: Tensor | None = None
 ) -> tuple[BlindPrompt, ...]:
@@ -153,10 +166,11 @@ def blind_prompts(
 
 def seen_prompt(
     batch: Batch, family: Family, *, processor: Any = None, decoder_ids: Tensor | None = None
-) -> BlindPrompt:
+) -> SeenPrompt:
     """The prompts with their own images, as the references' are laid out; arguments as for `blind_prompts`."""
     prompt = _with_pixels(batch, family, processor, _images(batch, family, "image"))
-    return _as_generated(prompt, batch.repeats, family, decoder_ids)
+    prompt = _as_generated(prompt, batch.repeats, family, decoder_ids)
+    return SeenPrompt(**{field.name: getattr(prompt, field.name) for field in fields(prompt)})
 
 
 def prompt_by_hand(blind_inputs: Inputs, family: Family, generated: Tensor) -> BlindPrompt:
@@ -199,7 +213,8 @@ def _text_prompts(batch: Batch, config: DebiasConfig, family: Family, processor:
     prompts = []
     if config.reference in ("none", "both"):
         placeholders = Placeholders(family, processor, derive=config.derive)
-        prompts.append(_padded([placeholders.without(row) for row in batch.rows], family, batch.ids.device))
+        without = {row: placeholders.without(list(row)) for row in dict.fromkeys(map(tuple, batch.rows))}
+        prompts.append(_padded([without[tuple(row)] for row in batch.rows], family, batch.ids.device))
     if config.reference in ("unk", "both"):
         placeholders, unk = Placeholders(family, processor, derive="ids"), _unk_id(processor)
         rows = batch.rows
