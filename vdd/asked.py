@@ -29,6 +29,7 @@ class Asked:
     Attributes:
         inputs: what the decoding loop takes: ids and mask, and the pixels unless they are shared.
         prefill: what was read of images and questions.
+        unshared: why images were read once a question, where several questions are about one; "" elsewhere.
     """
 
     def __init__(
@@ -41,17 +42,18 @@ class Asked:
         share: bool = True,
     ) -> None:
         self.pipeline, self.images, self.questions = pipeline, images, questions
+        self.unshared = ""
         places: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             places.setdefault(name, []).append(place)
         order = [place for group in places.values() for place in group]
-        grouped = share and len(places) < len(names) and order == list(range(len(names)))
         shared = None
-        if grouped:
+        if share and len(places) < len(names) and order == list(range(len(names))):
             groups = list(places.values())
             shared = pipeline.shared(
                 [[images[group[0]]] for group in groups], [[questions[place] for place in group] for group in groups]
             )
+            self.unshared = pipeline.unshared or ("" if shared else "its prompts do not begin with the image")
         self.inputs: Mapping[str, Tensor]
         if shared is None:
             self.inputs = self.with_pixels

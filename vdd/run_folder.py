@@ -92,11 +92,15 @@ def part_path(out: Path, number: int) -> Path:
 
 @dataclass
 class Part:
-    """What is known of one batch: answers by leg, first-token rows by condition, costs by part of the work."""
+    """What is known of one batch: answers by leg, first-token rows by condition, costs by part of the work.
+
+    `unshared` says why images were read once a question.
+    """
 
     answers: dict[str, list[Answer]]
     rows: dict[str, Tensor]
     costs: dict[str, Cost]
+    unshared: str = ""
 
 
 def joined(parts: Sequence[Part]) -> Part:
@@ -111,6 +115,7 @@ def joined(parts: Sequence[Part]) -> Part:
             for name in dict.fromkeys(name for part in parts for name in part.rows)
         },
         {name: sum((part.costs.get(name, Cost()) for part in parts), start=Cost()) for name in dict.fromkeys(names)},
+        next((part.unshared for part in parts if part.unshared), ""),
     )
 
 
@@ -119,13 +124,18 @@ def write_part(path: Path, part: Part) -> None:
     body = {
         "answers": {leg: [answer.to_json() for answer in given] for leg, given in part.answers.items()},
         "costs": {name: asdict(cost) for name, cost in part.costs.items()},
+        "unshared": part.unshared,
     }
     save_file({name: row.contiguous().cpu() for name, row in part.rows.items()}, path.with_suffix(".safetensors"))
     write_atomic(path, json.dumps(body, ensure_ascii=False))
 
 
-def merge(out: Path, legs: Sequence[Leg], count: int, ids: Sequence[QuestionId]) -> None:
-    """A file a leg and one of rows, in the order of `ids`; one of timings, the last: it says that the run is whole."""
+def merge(out: Path, legs: Sequence[Leg], count: int, ids: Sequence[QuestionId]) -> str:
+    """A file a leg and one of rows, in the order of `ids`; one of timings, the last: it says that the run is whole.
+
+    Returns:
+        why images were read once a question, where they were.
+    """
     parts = [json.loads(part_path(out, number).read_text(encoding="utf-8")) for number in range(count)]
     (out / "answers").mkdir(exist_ok=True)
     readable: list[QuestionId] = []
@@ -143,6 +153,7 @@ def merge(out: Path, legs: Sequence[Leg], count: int, ids: Sequence[QuestionId])
         for name, cost in part["costs"].items()
     ]
     write_atomic(out / "timings.jsonl", "".join(timings))
+    return next((part["unshared"] for part in parts if part["unshared"]), "")
 
 
 def _merge_rows(out: Path, count: int, order: Sequence[int]) -> None:

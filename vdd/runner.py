@@ -130,7 +130,7 @@ class Run:
         }
 
 
-def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = None) -> None:
+def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = None) -> str:
     """Answer every question in every leg, into the folder `out`; goes on where a killed run stopped.
 
     Args:
@@ -138,6 +138,10 @@ def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = 
         job: the questions and legs.
         out: new, empty, or holding the same run.
         progress: called with (questions done, questions in all).
+
+    Returns:
+        why images were read once a question though shared ones were wanted; "" where they were shared, or no two
+        questions are about one image, or the run was whole already.
 
     Raises:
         ValueError: where `out` holds something else. An unreadable image is no error: it is recorded in the answers.
@@ -158,8 +162,9 @@ def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = 
         )
     claim(out, job.describe(pipeline), ordered)
     with only_one(out):
-        _answer(pipeline, job, ordered, batches, out, progress)
+        unshared = _answer(pipeline, job, ordered, batches, out, progress)
     shutil.rmtree(out / "parts", ignore_errors=True)
+    return unshared
 
 
 def _batches(pipeline: Pipeline, ordered: Sequence[Question], size: int) -> list[list[Question]]:
@@ -187,7 +192,7 @@ def _answer(
     batches: Sequence[Sequence[Question]],
     out: Path,
     progress: Progress | None,
-) -> None:
+) -> str:
     total = len(ordered)
     if (out / "timings.jsonl").exists():
         lost = [leg.name for leg in job.legs if not (out / "answers" / f"{leg.name}.jsonl").exists()]
@@ -197,7 +202,7 @@ def _answer(
             )
         if progress:
             progress(total, total)
-        return
+        return ""
     labels = pipeline.labels(job.labels)
     size = job.batch_size
 
@@ -221,7 +226,7 @@ def _answer(
                 progress(done, total)
 
     answer_the_rest()
-    merge(out, job.legs, len(batches), [question.question_id for question in ordered])
+    return merge(out, job.legs, len(batches), [question.question_id for question in ordered])
 
 
 def _answer_batch(pipeline: Pipeline, job: Run, labels: Labels, batch: Sequence[Question], draw: int) -> Part:
@@ -277,7 +282,7 @@ def _answer_batch(pipeline: Pipeline, job: Run, labels: Labels, batch: Sequence[
             else:
                 records = [_bare(question, text) for question, text in zip(asked, texts, strict=True)]
             answers[leg.name] = _merged_with(failed, records)
-    return Part(answers, {name: row.float() for name, row in rows.items()}, costs)
+    return Part(answers, {name: row.float() for name, row in rows.items()}, costs, work.unshared)
 
 
 def _records(

@@ -29,7 +29,13 @@ def pope(
     beta: Annotated[float, typer.Option(help="Plausibility cut-off, 0 to 1.")] = 0.1,
     prompt: Annotated[str, typer.Option(help="The question's wording; {question} stands for its text.")] = "{question}",
     parser: Annotated[str, typer.Option(help="How answers are read: official, vcd or exact.")] = "official",
-    batch_size: Annotated[int, typer.Option(help="Questions a forward.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(help="Questions a forward at most; halved for as long as memory does not suffice.")
+    ] = 16,
+    share_images: Annotated[bool, typer.Option(help="Read an image once for all its questions.")] = True,
+    strategy: Annotated[
+        str, typer.Option(help="How the image-free side is run: skip, two-pass, fuse or speculate.")
+    ] = "skip",
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer at most.")] = 16,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
@@ -39,12 +45,13 @@ def pope(
 ) -> None:
     """Greedy, VDD, post-hoc, both, and sampling with its controls; answers, scores and a table."""
     from vdd._check import UserError, choice, whole
-    from vdd.config import DebiasConfig
+    from vdd.config import STRATEGIES, DebiasConfig
     from vdd.data import load_questions
     from vdd.scoring.pope import name_parts_of
     from vdd.scoring.words import PARSERS
 
     choice("eval", "parser", parser, PARSERS)
+    choice("eval", "strategy", strategy, [name for name in STRATEGIES if name != "auto"])
     asked = load_questions(questions, labels=("yes", "no"))
     if limit is not None:
         asked = asked[: whole("eval", "limit", limit, low=1)]
@@ -61,9 +68,21 @@ def pope(
 
     pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
     legs = standard_legs(alpha=alpha, beta=beta, max_new_tokens=max_new_tokens, priors=pipeline.priors)
-    job = Run(model, asked, images, legs, prompt=prompt, batch_size=batch_size, seed=seed)
+    job = Run(
+        model,
+        asked,
+        images,
+        legs,
+        prompt=prompt,
+        batch_size=batch_size,
+        seed=seed,
+        share_images=share_images,
+        strategy=strategy,
+    )
     with progress("questions") as advance:
-        run(pipeline, job, out, progress=advance)
+        unshared = run(pipeline, job, out, progress=advance)
+    if unshared:
+        say(f"each question read its image anew: {unshared}")
     names = name_parts_of(questions)
     results = evaluate(out, names=names, parser=parser, seed=seed)
     (out / "table.md").write_text(markdown(results), encoding="utf-8")
