@@ -123,7 +123,7 @@ class Decoder:
         habits = known_of(model).habits.setdefault(
             (len(input_ids), plugin.config, bool(generation_config.do_sample)), Habits()
         )
-        report.strategy, report.because, pace = _way(plugin, seen, habits, text.most)
+        report.strategy, report.because, pace = _way(plugin, seen, prompt, habits, text.most)
         sides: Sides = (Fused if report.strategy == "fuse" else Apart)(seen, plugin, prompt)
         loop = Loop(
             text,
@@ -137,6 +137,7 @@ class Decoder:
             every=report.strategy == "two-pass",
         )
         loop.run()
+        habits.texts += 1
         report.blind_forwards = plugin.forwards - forwards[0]
         report.seen_forwards = seen.branch.forwards - forwards[1]
         return text.output(sides.seen_cache)
@@ -148,7 +149,9 @@ class Decoder:
         return Seen(Branch(Reader(model, self.family)), seen_prompt(batch, self.family, processor=self.processor))
 
 
-def _way(plugin: VDDLogitsProcessor, seen: Seen, habits: Habits, most: int) -> tuple[str, str, Pace | None]:
+def _way(
+    plugin: VDDLogitsProcessor, seen: Seen, prompt: Prompt, habits: Habits, most: int
+) -> tuple[str, str, Pace | None]:
     """(strategy, why, pace where it was measured) for texts of at most so many tokens."""
     asked = plugin.strategy
     if asked in ("two-pass", "skip"):
@@ -164,7 +167,7 @@ def _way(plugin: VDDLogitsProcessor, seen: Seen, habits: Habits, most: int) -> t
     pace = pace_of(plugin.reader, memo, 1 + len(plugin.branches))
     if asked == "speculate":
         return asked, "", pace
-    seconds = habits.seconds_a_token(pace)
+    seconds = habits.seconds_a_token(pace, prompt.blind[0].input_ids.shape[1])
     costs = ", ".join(f"{name} {value / pace.step:.2f}" for name, value in seconds.items())
     return min(seconds, key=lambda name: seconds[name]), f"expected steps a token: {costs}", pace
 

@@ -1,11 +1,14 @@
 """Which way of running the image-free side is fastest here: by measured forwards and counted agreement.
 
 With t1 seconds of a step, t2 of a step of all sides in one forward, c(n) of a forward over n tokens, u the share of
-steps at which the image-free side can change the outcome, a the share of those at which it does not, seconds a token:
+steps at which the image-free side can change the outcome, a the share of those at which it does not, L the tokens of a
+text and w those of the image-free prompt, seconds a token:
 
-    skip       t1 + u · c(1/u)
-    fuse       t2
-    speculate  min over n of (n · t1 + c(n)) / E(n),   E(n) = Σ_{i<n} q^i,   q = 1 − u · (1 − a)
+    skip       t1 + u · c(1/u) + r
+    fuse       t2 + c(w) / L
+    speculate  min over n of (n · t1 + c(n)) / E(n) + r,   E(n) = Σ_{i<n} q^i,   q = 1 − u · (1 − a)
+
+where r = (1 − (1 − u)^L) · (c(w) − c(1)) / L is the image-free prompt, read with what follows it once it is needed.
 
 Knows: seconds, counts, a memo to time a reader on. Does not know: tokens, contrasts.
 """
@@ -57,12 +60,14 @@ class Habits:
     """How often the image-free side mattered so far. The first counts stand for what is not known yet.
 
     Attributes:
+        texts: texts, or batches of texts, begun.
         steps: tokens chosen.
         undecided: of these, at which it could change the outcome.
         compared: of those, at which the image side's own choice was known.
         agreed: of these, at which it was the outcome.
     """
 
+    texts: int = 1
     steps: int = 20
     undecided: int = 8
     compared: int = 8
@@ -78,16 +83,23 @@ class Habits:
         """a, in (0, 1]."""
         return self.agreed / self.compared
 
-    def seconds_a_token(self, pace: Pace) -> dict[str, float]:
-        """Strategy → what a token is expected to take."""
+    @property
+    def length(self) -> float:
+        """L, in tokens."""
+        return self.steps / self.texts
+
+    def seconds_a_token(self, pace: Pace, width: int) -> dict[str, float]:
+        """Strategy → what a token is expected to take, behind an image-free prompt of so many tokens."""
+        needed = 1 - (1 - self.undecided_share) ** self.length
+        late = needed * (pace.reading(width) - pace.reading(1)) / self.length
         share, survival = self.undecided_share, 1 - self.undecided_share * (1 - self.agreement)
         ahead = [
             (n * pace.step + pace.reading(n)) / math.fsum(survival**i for i in range(n)) for n in range(1, LONGEST + 1)
         ]
         return {
-            "skip": pace.step + share * pace.reading(1 / share),
-            "fuse": pace.together,
-            "speculate": min(ahead),
+            "skip": pace.step + share * pace.reading(1 / share) + late,
+            "fuse": pace.together + pace.reading(width) / self.length,
+            "speculate": min(ahead) + late,
         }
 
 
