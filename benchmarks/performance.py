@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from readme import ROOT, between
+from readme import README, ROOT, between
 
 PAGE = ROOT / "docs" / "PERFORMANCE.md"
 COLUMNS = {
@@ -56,21 +56,44 @@ def body(name: str, found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def cost(found: Mapping[str, Any]) -> str:
+    """The README's short table: what was wanted, what plain decoding and two passes cost, what was reached."""
+    decode, shape, pope = found["decode"]["rows"], found["pope-shape"]["rows"], found["pope"]["rows"]
+    rows = []
+    for title, best, what in (
+        ("embedded, batch 1", "auto", "greedy text, batch 1, embedded model"),
+        ("embedded, batch 8", "auto", "greedy text, batch 8, embedded model"),
+        ("0.2b, batch 1", "auto (replayed)", "greedy text, batch 1, 0.2 B shape, 576 image tokens, decisions replayed"),
+    ):
+        own = decode[title]
+        rows.append(
+            (what, own["processor, two-pass"]["ratio"], own["VCD (noise), two-pass"]["ratio"], own[best]["ratio"])
+        )
+    for own, what in ((pope, "embedded model"), (shape, "0.2 B shape, 576 image tokens")):
+        loops = own["VDD loop, two-pass"]["ratio"], own["VCD loop, two-pass"]["ratio"]
+        rows.append((f"POPE a question, VDD + post-hoc, {what}", *loops, own["runner, VDD + post-hoc"]["ratio"]))
+    lines = ["| plain decoding = 1 | VDD, two passes | VCD | `vdd` |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {what} | {two:.2f} | {vcd:.2f} | {own:.2f} |" for what, two, vcd, own in rows]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Rewrite docs/PERFORMANCE.md and the pictures beside it."""
+    """Rewrite docs/PERFORMANCE.md and the pictures beside it, and the README's short table."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         raise SystemExit("usage: python benchmarks/performance.py DIR, where the scripts of benchmarks/speed wrote")
     folder = Path(sys.argv[1])
+    missing = [name for name in COLUMNS if not (folder / f"{name}.json").exists()]
+    if missing:
+        raise SystemExit(f"{folder} lacks {', '.join(f'{name}.json' for name in missing)}; run those scripts first")
+    found = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in COLUMNS}
     text = PAGE.read_text(encoding="utf-8")
-    for name in COLUMNS:
-        file = folder / f"{name}.json"
-        if not file.exists():
-            print(f"{file}: not there; its table stays as it is")
-            continue
-        text = between(text, name, body(name, json.loads(file.read_text(encoding="utf-8"))))
-        if file.with_suffix(".png").exists():
-            shutil.copyfile(file.with_suffix(".png"), PAGE.parent / f"speed-{name}.png")
+    for name, own in found.items():
+        text = between(text, name, body(name, own))
+        picture = folder / f"{name}.png"
+        if picture.exists():
+            shutil.copyfile(picture, PAGE.parent / f"speed-{name}.png")
     PAGE.write_text(text, encoding="utf-8")
+    README.write_text(between(README.read_text(encoding="utf-8"), "cost", cost(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

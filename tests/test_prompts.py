@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pytest
+import torch
 
 import vdd
 from tests.tiny import tiny_processor
@@ -79,6 +80,60 @@ def test_a_family_whose_prompts_only_a_template_can_write_says_so():
             pipe(picture(0), "is it red ?")
     finally:
         processor.chat_template = kept
+
+
+SHARING = ("LLaVA-1.5", "Qwen2.5-VL", "InternVL", "Idefics3", "LLaVA-OneVision")
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_shared_prompts_are_the_processors_own_cut_behind_what_a_group_has_in_common(name):
+    pipe, member = vdd.Pipeline(*built(name)), NAMED[name]
+    images, asked = [[picture(0)], [picture(1, 16, 32)]], [["is it red ?", "is it red and blue ?"], ["dog ?"] * 2]
+    shared = pipe.shared(images, asked)
+    flat = [(own, question) for own, group in zip(images, asked, strict=True) for question in group]
+    alone = [member.inputs(pipe.processor, [question], [own])["input_ids"][0].tolist() for own, question in flat]
+    assert list(shared.rows) == alone
+    assert shared.owners == (0, 0, 1, 1)
+    for number, cut in enumerate(shared.cuts):
+        own = [place for place, owner in enumerate(shared.owners) if owner == number]
+        begun = alone[own[0]][:-cut]
+        assert cut == len(shared.tails[own[0]])
+        assert [begun + shared.tails[place] for place in own] == [alone[place] for place in own]
+        firsts = {shared.tails[place][0] for place in own}
+        assert len(firsts) > 1 or min(len(shared.tails[place]) for place in own) == 1, "more is in common"
+        marks = pipe.family.image_ids | pipe.family.frame_ids
+        assert not any(marks.intersection(shared.tails[place]) for place in own)
+        assert [token for token in begun if token in marks] == [token for token in alone[own[0]] if token in marks]
+    first = pipe.inputs(images, [group[0] for group in asked])
+    assert all(torch.equal(shared.first[key], first[key]) for key in first)
+
+
+def test_prompts_that_a_processor_ends_in_its_own_way_are_not_shared(llava):
+    model, processor = llava
+
+    class Ending:
+        """A processor that writes one more token behind every prompt."""
+
+        def __call__(self, **given):
+            made = processor(**given)
+            made["input_ids"] = torch.nn.functional.pad(made["input_ids"], (0, 1), value=2)
+            made["attention_mask"] = torch.nn.functional.pad(made["attention_mask"], (0, 1), value=1)
+            return made
+
+        def __getattr__(self, name):
+            return getattr(processor, name)
+
+    groups = [[picture(0)]], [["is it red ?", "dog ?"]]
+    assert vdd.Pipeline(model, processor).shared(*groups) is not None
+    assert vdd.Pipeline(model, Ending()).shared(*groups) is None
+
+
+def test_prompts_that_put_an_image_behind_the_question_are_not_shared(llava):
+    processor = tiny_processor()
+    processor.chat_template = "<s>{{ messages[0]['content'][-1]['text'] }} <image> ASSISTANT:"
+    pipe = vdd.Pipeline(llava[0], processor)
+    assert pipe.shared([[picture(0)]], [["is it red ?", "dog ?"]]) is None
+    assert pipe.shared([[picture(0)], [picture(1)]], [["is it red ?"], ["is it red ?", "is it blue ?"]]) is None
 
 
 def test_every_cards_prompt_holds_the_question_once_and_images_where_they_were_asked_for():

@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+import vdd.distributions
 import vdd.runner
+from tests.oracles.families import blind_row
 from tests.oracles.recompute import (
     Recompute,
     blind_logits,
@@ -476,6 +478,8 @@ def _ask_a_family(member) -> None:
         inputs = member.inputs(small(pipe), [question], [[pictures[name]]])
         scores = member.seen_logits(pipe.model, inputs, [])
         torch.testing.assert_close(first[place], scores.log_softmax(-1).clamp(min=-1e4), rtol=near, atol=near)
+        real = works[0].inputs["attention_mask"][place].bool()
+        assert torch.equal(works[0].inputs["input_ids"][place][real], inputs["input_ids"][0])
         tokens = [int(scores.argmax())]
         while place == 3 and member.padded and len(tokens) < 3 and tokens[-1] != 2:
             tokens.append(int(member.seen_logits(pipe.model, inputs, tokens).argmax()))
@@ -778,6 +782,43 @@ def test_what_one_reference_says_is_never_taken_for_anothers(llava, hand):
                     close(rows[place], hand.logits(name, question).log_softmax(-1))
             for leg in GREEDY:
                 assert work.generate(leg, 0, "skip") == [hand.greedy(*pair, leg) for pair in pairs(groups)]
+
+
+FEW = [
+    member
+    for member in MEMBERS
+    if member.name
+    in ("LLaVA-NeXT", "Qwen2.5-VL", "Idefics3", "Gemma3", "Mllama", "InstructBLIP (T5)", "Florence-2", "Kosmos-2")
+]
+
+
+@pytest.mark.parametrize("member", FEW, ids=lambda member: member.name)
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_what_is_remembered_of_a_row_of_a_padded_batch_is_what_it_says_from_scratch(member):
+    pipe = built(member)
+    pipe.memory.clear()
+    asked, pictures = ["what color is the dog in the image ?", "is it red ?"], [sized(0), sized(1)]
+    inputs = pipe.inputs(pictures, asked)
+    near = max(getattr(member, "tolerance", 0), 1e-6)
+    for reference in ("none", "unk", "mask", "noise", "one"):
+        if reference in member.references:
+            with mock.patch.object(vdd.distributions, "CALIBRATION_NOISE_STEP", 500):  # the oracle's
+                rows = pipe.distributions(inputs, (reference,))[reference]
+            for row, question, own in zip(rows, asked, pictures, strict=True):
+                want = blind_row(member, pipe.model, small(pipe), question, [own], reference)([]).log_softmax(-1)
+                torch.testing.assert_close(row, want, rtol=near, atol=near, msg=f"{reference} of {question!r}")
+
+
+@pytest.mark.parametrize("member", FEW, ids=lambda member: member.name)
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_a_text_is_read_once_whatever_it_was_padded_to(member):
+    pipe = built(member)
+    pipe.memory.clear()
+    asked, before = ["is it red ?", "what color is the dog in the image ?", "is it ?"], pipe.memory.misses
+    for batch in ([0], [0, 1], [2, 0], [1, 2]):
+        pipe.distributions(pipe.inputs([sized(n) for n in batch], [asked[n] for n in batch]), ("none",))
+        pipe.reset()
+    assert pipe.memory.misses - before == 3
 
 
 # -------------------------------------------------------------------------------------------------- the embedded model

@@ -159,7 +159,11 @@ def _way(
     seen.logits(seen.prompt.input_ids[:, :0])
     memo = seen.branch.memo
     if memo is None or not isinstance(memo.state, State) or not memo.state.can_stack:
-        return "skip", "a sliding window or linear attention can neither be rolled back nor read beside another", None
+        return (
+            "skip",
+            "not every layer attends to all that was read: it can neither be rolled back nor read beside another",
+            None,
+        )
     if asked == "fuse":
         return asked, "", None
     if asked == "auto" and most <= SHORT:

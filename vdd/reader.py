@@ -99,7 +99,7 @@ class Reader:
         self._whole_keeps, self._text_keeps = _keeps_last(model), _keeps_last(self.text_model)
         self._cache = cache_argument(self.text_model)
         attention = getattr(self.text_model.config.get_text_config(decoder=True), "_attn_implementation", None)
-        self._takes_masks = attention == "sdpa" and not family.adapter.prefix
+        self._takes_masks = attention == "sdpa" and not (part or family.adapter.prefix)
 
     def prefill(self, prompt: BlindPrompt, last: int = 1) -> tuple[Tensor, State]:
         """Read the prompt.
