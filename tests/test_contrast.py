@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.oracles.contrast import debias_row, plausible
 from tests.strategies import ALPHA, BETA, branches
-from vdd.contrast import BLOCK, contrast, m3id_alpha, nolan_alpha
+from vdd.contrast import BLOCK, contrast, m3id_alpha, nolan_alpha, several_plausible
 
 
 def as_oracle_says(formula, seen, blind, alpha, beta) -> None:
@@ -377,3 +377,15 @@ def test_a_planted_bug_is_caught_by_the_oracle(bug):
 def test_the_formula_without_a_planted_bug_and_the_package_pass_the_same_battery():
     passes_the_battery(contrast)
     passes_the_battery(planted(""))
+
+
+@given(branches(rows=4, forbid=True), BETA)
+def test_several_are_plausible_where_the_cut_off_keeps_more_than_one_token(pair, beta):
+    seen, _ = pair
+    kept = [sum(plausible(row.tolist(), beta)) for row in seen]
+    assert several_plausible(seen, beta=beta).tolist() == [count > 1 for count in kept]
+
+
+@pytest.mark.parametrize("broken", [[math.nan, 1.0, 0.0], [math.inf, 1.0, 0.0], [-math.inf] * 3])
+def test_scores_that_a_contrast_refuses_are_not_passed_over_as_decided(broken):
+    assert several_plausible(torch.tensor([broken]), beta=0.1).all()

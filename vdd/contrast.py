@@ -114,7 +114,9 @@ def nolan_alpha(seen: Tensor, blind: Tensor, *, scale: float) -> Tensor:
 
 
 def several_plausible(seen: Tensor, *, beta: float) -> Tensor:
-    """(rows,) True where the cut-off keeps more than one token, so that a contrast can change the outcome.
+    """(rows,) True where the cut-off keeps other than one token, so that a contrast can change the outcome.
+
+    Scores that `contrast` refuses (NaN, none finite) keep none: they count as True, for it to say what is wrong.
 
     Args:
         seen: (batch, vocab) scores given the image.
@@ -122,7 +124,7 @@ def several_plausible(seen: Tensor, *, beta: float) -> Tensor:
     """
     log_beta = math.log(beta) if beta > 0 else -math.inf
     scores = upcast(seen)
-    return (scores - scores.amax(dim=-1, keepdim=True) >= log_beta).sum(dim=-1) > 1
+    return (scores - scores.amax(dim=-1, keepdim=True) >= log_beta).sum(dim=-1) != 1
 
 
 def _check_pair(seen: Tensor, blind: Tensor) -> None:
