@@ -69,20 +69,28 @@ class BlindPrompt:
 
     def alone(self, row: int) -> BlindPrompt | None:
         """One row without its padding; None where it cannot be told which of the images are its own."""
-        pixels, rows = self.pixels, len(self.input_ids)
-        if pixels and rows > 1:
+        rows = len(self.input_ids)
+        if self.pixels and rows > 1:
             one_each = self.all_shown and self.sources == tuple(range(rows))
-            if not one_each or any(len(tensor) != rows for tensor in pixels.values()):
+            if not one_each or any(len(tensor) != rows for tensor in self.pixels.values()):
                 return None
-            pixels = {name: tensor[row : row + 1] for name, tensor in pixels.items()}
         start = int(self.attention_mask[row].argmax())
+        own = slice(row, row + 1)
+
+        def cut(name: str, tensor: Tensor) -> Tensor:
+            if name in ("encoder_ids", "encoder_mask"):  # padded on the right
+                return tensor[own, : int(self.extras["encoder_mask"][row].nonzero().max()) + 1]
+            if tensor.shape[:2] == self.input_ids.shape:
+                return tensor[own, start:]
+            return tensor[own] if rows > 1 else tensor  # patches of one row's images may be many
+
         return replace(
             self,
-            input_ids=self.input_ids[row : row + 1, start:],
-            attention_mask=self.attention_mask[row : row + 1, start:],
-            position_ids=self.position_ids[..., row : row + 1, start:],
-            extras={name: _cut(tensor[row : row + 1], self.input_ids, start) for name, tensor in self.extras.items()},
-            pixels=pixels,
+            input_ids=self.input_ids[own, start:],
+            attention_mask=self.attention_mask[own, start:],
+            position_ids=self.position_ids[..., own, start:],
+            extras={name: cut(name, tensor) for name, tensor in self.extras.items()},
+            pixels={name: cut(name, tensor) for name, tensor in self.pixels.items()},
             sources=(0,) if self.sources else (),
         )
 
@@ -365,11 +373,6 @@ def _disturbed(batch: Batch, instruction: str, family: Family, processor: Any) -
             )
         inputs[name] = values
     return Batch(prompt.input_ids, prompt.attention_mask, batch.repeats, inputs)
-
-
-def _cut(tensor: Tensor, ids: Tensor, start: int) -> Tensor:
-    """One row of an argument without its padding, where it has a value for each token."""
-    return tensor[:, start:] if tensor.shape[1:2] == ids.shape[1:] else tensor
 
 
 def _digest(tensor: Tensor) -> bytes:

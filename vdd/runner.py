@@ -204,15 +204,21 @@ def _answer(
             progress(total, total)
         return ""
     labels = pipeline.labels(job.labels)
-    size = job.batch_size
+    size, told = job.batch_size, -1
 
     def halved() -> int:
         nonlocal size
+        if size == 1:
+            raise UserError(
+                "run: the memory does not suffice for one question by itself; wanted a smaller model or image, another "
+                "dtype (--dtype bfloat16) or quantisation (--quantize 4bit), or another device. What is answered stays."
+            )
         size //= 2
         return size
 
     @find_executable_batch_size(starting_batch_size=size, reduce_batch_size_fn=halved)
     def answer_the_rest(most: int) -> None:
+        nonlocal told
         done = 0
         for number, batch in enumerate(batches):
             if not part_path(out, number).exists():
@@ -222,7 +228,8 @@ def _answer(
                 ]
                 write_part(part_path(out, number), joined(parts))
             done += len(batch)
-            if progress:
+            if progress and done > told:
+                told = done
                 progress(done, total)
 
     answer_the_rest()
