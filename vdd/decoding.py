@@ -118,6 +118,7 @@ class Decoder:
                 scores = logits_processor(text.ids, raw)
                 text.add(text.choose(scores, text.unfinished), scores, raw)
             return text.output(seen.cache)
+        plugin.use_inputs(plugin.inputs)  # a prompt that begins with the last one is a new one
         prompt, report, place = plugin.find_prompt(input_ids), plugin.report, logits_processor.index(plugin)
         forwards = (plugin.forwards, seen.branch.forwards)
         habits = known_of(model).habits.setdefault(
@@ -276,7 +277,7 @@ class Loop:
                 set_random_state(one.scores, states[-1] if one.chosen is None else one.random)
                 chosen = text.choose(final, text.unfinished)
             else:
-                final, chosen = one.final, one.chosen
+                final, chosen = one.final, text.padded(one.chosen, text.unfinished)
             agrees = one.chosen is None or torch.equal(one.chosen, chosen)
             self._count(one, is_asked, chosen)
             text.add(chosen, final, one.raw)

@@ -136,6 +136,7 @@ class VDDLogitsProcessor(LogitsProcessor):
         two = self.config.reference == "both" and blind_inputs is None
         self.branches = tuple(Branch(self.reader, memory) for _ in range(2 if two else 1))
         self.prompt: Prompt | None = None
+        self._forwards_before = 0
 
     @classmethod
     def from_config(cls, config: DebiasConfig, model: Any, processor: Any = None, **given: Any) -> VDDLogitsProcessor:
@@ -168,19 +169,19 @@ class VDDLogitsProcessor(LogitsProcessor):
         Returns:
             (rows, vocab) normalised log-probabilities; −inf where cut off. Rows without an image come back as they are.
         """
-        report = self.report
-        report.steps += 1
-        report.strategy = "two-pass" if self.strategy == "two-pass" else "skip"
         if bool((scores[:, :2] == 1).all()) and bool((scores == 1).all()):
             return scores  # prompt look-up asks with constant scores which tokens are forbidden: none are, here
         prompt = None if self.config.is_cutoff_only else self.find_prompt(input_ids)
+        report = self.report
+        report.steps += 1
+        report.strategy = "two-pass" if self.strategy == "two-pass" else "skip"
         step = 0 if prompt is None else input_ids.shape[1] - prompt.ids.shape[1]
         every = self.strategy == "two-pass"
         if prompt is None or not (every or bool(self.undecided(scores, prompt, step).any())):
             report.skipped += 1
             return self.decided(scores, prompt)
         blind = self.blind_scores(prompt, input_ids[:, prompt.ids.shape[1] :], 1)[:, 0]
-        report.blind_forwards = self.forwards
+        report.blind_forwards = self.forwards - self._forwards_before
         return self.debiased(scores, blind, prompt, step)
 
     def undecided(self, scores: Tensor, prompt: Prompt, step: int) -> Tensor:
@@ -244,6 +245,8 @@ class VDDLogitsProcessor(LogitsProcessor):
         return self.prompt
 
     def _read(self, input_ids: Tensor) -> Prompt:
+        self.report.restart()
+        self._forwards_before = self.forwards
         ids = input_ids.clone()
         if self.blind_inputs is not None:
             return Prompt(ids, ids, (prompt_by_hand(self.blind_inputs, self.family, ids),), None)

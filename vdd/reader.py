@@ -76,6 +76,12 @@ class State:
                 layer.values = torch.cat([_widened(own.values, width) for own in (layer, *others)])
         return first
 
+    def keep_last(self, columns: int) -> None:
+        """Forget all but so many of the last positions, of which the first are padding in every row."""
+        for layer in self._layers:
+            if layer.get_seq_length():
+                layer.keys, layer.values = layer.keys[..., -columns:, :], layer.values[..., -columns:, :]
+
     @property
     def _layers(self) -> list[Any]:
         """The layers with a column for each position."""

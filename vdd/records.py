@@ -54,6 +54,10 @@ class DecodingReport:
     seen_forwards: int = 0
     blind_forwards: int = 0
 
+    def restart(self) -> None:
+        """Count from nothing: another text begins."""
+        self.steps = self.skipped = self.rejected = self.seen_forwards = self.blind_forwards = 0
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -122,6 +122,7 @@ class Fused:
         """As Sides."""
         self.seen(tokens)
         self.state.take(torch.arange(self.rows, device=tokens.device))
+        self.state.keep_last(self.image.prompt.input_ids.shape[1] + self.read)
         return self.state.cache
 
 

@@ -52,6 +52,10 @@ class Text:
             chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)[:, 0]
         else:
             chosen = scores.argmax(dim=-1)
+        return self.padded(chosen, unfinished)
+
+    def padded(self, chosen: Tensor, unfinished: Tensor) -> Tensor:
+        """(rows,) `chosen`, with padding behind a row's end."""
         return chosen if self.pad is None else torch.where(unfinished, chosen, self.pad)
 
     def still(self, ids: Tensor, unfinished: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Decoding: plain `generate`, VDD by each strategy, VCD; seconds a token over plain's, and forwards.
 
-    python benchmarks/speed/decode.py --out runs/speed                          # embedded model and 0.2b shape, CPU
+    python benchmarks/speed/decode.py --out runs/speed --shapes embedded --batches 1 4 8 16
+    python benchmarks/speed/decode.py --out runs/speed --shapes 0.2b --batches 1      # adds to the same file
     python benchmarks/speed/decode.py --out runs/speed --device cuda --shapes 7b
 
 The embedded model decides for itself. A shape with random weights does only where rates do not matter (plain, two-pass,
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from replay import recorded, replayed
 from shapes import SHAPES, inputs_of, model_of
-from turns import bars, in_turn, machine, ratios, show, write
+from turns import bars, in_turn, machine, ratios, read, show, write
 
 import vdd
 from vdd.toy.questions import DESCRIBE
@@ -156,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.shortest:
         args.shapes, args.batches, args.tokens, args.rounds, args.captions = ["embedded", "tiny"], [1, 2], 8, 1, 4
-    found: dict[str, Any] = {}
+    found = read(args.out, args.name)
     for shape in args.shapes:
         torch.set_num_threads(1 if shape == "embedded" else args.threads)
         for batch in args.batches:

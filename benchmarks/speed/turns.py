@@ -74,6 +74,12 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+def read(out: Path, name: str) -> dict[str, Any]:
+    """The rows that `name`.json in `out` holds already, which another call goes on from."""
+    file = out / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))["rows"]) if file.exists() else {}
+
+
 def write(out: Path, name: str, body: Mapping[str, Any]) -> None:
     """`name`.json in `out`."""
     out.mkdir(parents=True, exist_ok=True)
