@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.oracles.recompute import Second, next_logits, picture
 from tests.strategies import WALK
 from tests.tiny import Called
 from vdd.branch import Branch
 from vdd.families import ADAPTERS, Family
+from vdd.memory import Memory
 from vdd.reader import Reader
 from vdd.reference import BlindPrompt
 
@@ -142,29 +144,99 @@ def test_the_same_prompt_padded_wider_equals_a_forward_from_scratch(llava):
 # ---- random walks
 
 
+def moved(step, rows: list[list[int]], tokens: torch.Tensor) -> tuple[list[list[int]], torch.Tensor]:
+    """Prompts and tokens after one operation of a walk."""
+    name, count, seed = step
+    generator = torch.Generator().manual_seed(seed)
+    if name == "extend":
+        tokens = torch.cat([tokens, drawn(len(rows), count, seed) % 3 + 8], dim=1)
+    elif name == "roll back":
+        tokens = tokens[:, : max(0, tokens.shape[1] - count)]
+    elif name == "diverge":
+        kept = max(0, tokens.shape[1] - count)
+        tokens = torch.cat([tokens[:, :kept], drawn(len(rows), count, seed) % 3 + 8], dim=1)
+    elif name == "reorder":
+        tokens = tokens[torch.randint(len(rows), (len(rows),), generator=generator)]
+    elif name == "take rows":
+        order = torch.randint(len(rows), (count,), generator=generator).tolist()
+        rows, tokens = [rows[n] for n in order], tokens[order]
+    elif name == "new prompt":
+        rows = [PROMPTS[n] for n in torch.randint(len(PROMPTS), (count,), generator=generator)]
+        tokens = drawn(count, seed % 3, seed) % 3 + 8
+    return rows, tokens
+
+
 @settings(max_examples=40)
 @given(WALK)
 def test_any_walk_of_operations_equals_a_forward_from_scratch(llava, walk):
     model, _ = llava
     branch, rows, tokens = Branch(Reader(model, FAMILY)), PROMPTS[:2], drawn(2, 0, 0)
-    for name, count, seed in walk:
-        generator = torch.Generator().manual_seed(seed)
-        if name == "extend":
-            tokens = torch.cat([tokens, drawn(len(rows), count, seed) % 3 + 8], dim=1)
-        elif name == "roll back":
-            tokens = tokens[:, : max(0, tokens.shape[1] - count)]
-        elif name == "diverge":
-            kept = max(0, tokens.shape[1] - count)
-            tokens = torch.cat([tokens[:, :kept], drawn(len(rows), count, seed) % 3 + 8], dim=1)
-        elif name == "reorder":
-            tokens = tokens[torch.randint(len(rows), (len(rows),), generator=generator)]
-        elif name == "take rows":
-            order = torch.randint(len(rows), (count,), generator=generator).tolist()
-            rows, tokens = [rows[n] for n in order], tokens[order]
-        elif name == "new prompt":
-            rows = [PROMPTS[n] for n in torch.randint(len(PROMPTS), (count,), generator=generator)]
-            tokens = drawn(count, seed % 3, seed) % 3 + 8
-        agrees(model, branch, rows, tokens, width=10 if seed % 2 else 0)
+    for step in walk:
+        rows, tokens = moved(step, rows, tokens)
+        agrees(model, branch, rows, tokens, width=10 if step[2] % 2 else 0)
+
+
+# ---- scores at several positions
+
+
+def agree_at(model, branch: Branch, rows: list[list[int]], tokens: torch.Tensor, last: int, *, width: int = 0) -> None:
+    """The scores at the last positions are those of a forward from scratch over the text up to each."""
+    got, count = branch.scores(padded(rows, width=width), tokens, last), tokens.shape[1]
+    want = [from_scratch(model, rows, tokens[:, :length]) for length in range(count + 1 - last, count + 1)]
+    torch.testing.assert_close(got, torch.stack(want, dim=1), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=40)
+@given(WALK, st.lists(st.integers(0, 10), min_size=8, max_size=8), st.booleans())
+def test_after_any_walk_the_scores_at_any_last_positions_equal_forwards_from_scratch(llava, walk, asked, remembers):
+    model, _ = llava
+    memory = Memory() if remembers else None
+    branch, rows, tokens = Branch(Reader(model, FAMILY), memory), PROMPTS[:2], drawn(2, 0, 0)
+    for step, last in zip(walk, asked, strict=False):
+        rows, tokens = moved(step, rows, tokens)
+        agree_at(model, branch, rows, tokens, 1 + last % (tokens.shape[1] + 1), width=10 if step[2] % 2 else 0)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("begun", [None, 0, 1, 3, 4])
+def test_scores_at_every_number_of_last_positions_whatever_was_read_before(llava, last, begun):
+    model, _ = llava
+    branch, tokens = Branch(Reader(model, FAMILY)), drawn(2, 4, 1)
+    if begun is not None:
+        agrees(model, branch, PROMPTS[:2], tokens[:, :begun])
+    agree_at(model, branch, PROMPTS[:2], tokens, last)
+    agree_at(model, branch, PROMPTS[:2], drawn(2, 4, 2), last)
+
+
+def test_scores_at_several_positions_cost_one_forward_and_none_is_read_twice_that_need_not_be(llava):
+    model, _ = llava
+    columns = []
+
+    def counting(**kwargs):
+        columns.append(tuple(kwargs["input_ids"].shape))
+        return model(**kwargs)
+
+    branch, rows, tokens = Branch(Reader(Called(model, counting), FAMILY)), PROMPTS[:2], drawn(2, 9, 1)
+    agree_at(model, branch, rows, tokens[:, :3], 2)  # prompt and tokens at once
+    agree_at(model, branch, rows, tokens[:, :6], 3)  # three more
+    agree_at(model, branch, rows, tokens[:, :6], 1)  # known
+    agree_at(model, branch, rows, tokens[:, :7], 3)  # one more, and two again
+    agree_at(model, branch, rows, tokens[:, :4], 1)  # rolled back
+    agree_at(model, branch, rows, tokens[:, :0], 1)  # the prompt's end is kept
+    assert columns == [(2, 8 + 3), (2, 3), (2, 3), (2, 1)]
+    assert branch.forwards == 2 * 4
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_scores_at_several_positions_behind_an_image_equal_forwards_from_scratch(llava, last):
+    model, processor = llava
+    row, pixels = [1, 5, 4, 4, 4, 4, 7, 8, 6], shown(processor, [0, 1])
+    branch, tokens = Branch(Reader(model, FAMILY)), drawn(2, 3, 1)
+    got = branch.scores(padded([row, row], pixels=pixels), tokens, last)
+    for place, length in enumerate(range(4 - last, 4)):
+        for n in range(2):
+            want = next_logits(model, Second(row, pixels=pixels[n : n + 1]), tokens[n, :length].tolist())
+            torch.testing.assert_close(got[n, place], want, rtol=1e-9, atol=1e-9)
 
 
 # ---- its cost

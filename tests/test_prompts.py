@@ -86,6 +86,7 @@ SHARING = ("LLaVA-1.5", "Qwen2.5-VL", "InternVL", "Idefics3", "LLaVA-OneVision")
 
 
 @pytest.mark.parametrize("name", SHARING)
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # transformers 4 hands numpy a tensor
 def test_shared_prompts_are_the_processors_own_cut_behind_what_a_group_has_in_common(name):
     pipe, member = vdd.Pipeline(*built(name)), NAMED[name]
     images, asked = [[picture(0)], [picture(1, 16, 32)]], [["is it red ?", "is it red and blue ?"], ["dog ?"] * 2]
@@ -128,10 +129,13 @@ def test_prompts_that_a_processor_ends_in_its_own_way_are_not_shared(llava):
     assert vdd.Pipeline(model, Ending()).shared(*groups) is None
 
 
-def test_prompts_that_put_an_image_behind_the_question_are_not_shared(llava):
+@pytest.mark.parametrize("places", [1, 4])
+def test_prompts_that_put_an_image_behind_the_question_are_not_shared(llava, places):
     processor = tiny_processor()
+    processor.patch_size = 16 if places == 1 else 8
     processor.chat_template = "<s>{{ messages[0]['content'][-1]['text'] }} <image> ASSISTANT:"
     pipe = vdd.Pipeline(llava[0], processor)
+    assert int((pipe.inputs([picture(0)], ["dog ?"])["input_ids"] == 4).sum()) == places
     assert pipe.shared([[picture(0)]], [["is it red ?", "dog ?"]]) is None
     assert pipe.shared([[picture(0)], [picture(1)]], [["is it red ?"], ["is it red ?", "is it blue ?"]]) is None
 

@@ -205,7 +205,7 @@ def test_sampled_texts_are_those_of_transformers_own_loop_with_the_same_seed(lla
         assert work.generate(leg, seed, "skip") == [text.strip() for text in want]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     st.dictionaries(
         st.integers(0, 3),
@@ -319,8 +319,8 @@ def test_a_run_stores_the_same_with_and_without_sharing(llava, job, tmp_path, la
 def test_every_strategy_goes_on_from_shared_images_with_the_same_tokens(pipe, name):
     work, alone = work_on(pipe, GROUPS[name]), work_on(pipe, GROUPS[name], share=False)
     assert is_shared(work) > is_shared(alone)
-    for leg in LEGS:
-        leg = replace(leg, sampling=replace(leg.sampling, max_new_tokens=8))
+    for leg in (leg for leg in LEGS if leg.name in SOME):
+        leg = replace(leg, sampling=replace(leg.sampling, max_new_tokens=7))
         want = alone.generate(leg, 3, "two-pass")
         for strategy in ("two-pass", "skip", "fuse", "speculate"):
             assert work.generate(leg, 3, strategy) == want, (strategy, leg.name)
@@ -526,7 +526,7 @@ def batches_of(pipe, questions, size) -> list[list[Question]]:
     return answer.call_args.args[3]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(files_of_questions(), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_batches_keep_an_images_questions_and_like_lengths_together(llava, questions, size, randomness):
     pipe = Pipeline(*llava)
@@ -581,11 +581,12 @@ class Cramped(Pipeline):
 
     Attributes:
         sizes: how many questions each attempt had.
+        seeds: of each sampling.
     """
 
     def __init__(self, pair, most, fail=too_much_for_a_gpu, when="prefill") -> None:
         super().__init__(*pair)
-        self.most, self.fail, self.when, self.sizes = most, fail, when, []
+        self.most, self.fail, self.when, self.sizes, self.seeds = most, fail, when, [], []
 
     def _look_at(self, when, count) -> None:
         if when == "prefill":
@@ -604,6 +605,7 @@ class Cramped(Pipeline):
     def generate(self, inputs, *, debias, **how):
         if debias is not None:
             self._look_at("generate", len(inputs["input_ids"]))
+        self.seeds += [how["seed"]] if how["sampling"].temperature else []
         return super().generate(inputs, debias=debias, **how)
 
 
@@ -633,6 +635,7 @@ def test_batches_shrink_until_they_fit_and_no_answer_is_lost(llava, job, roomy, 
     run(cramped, job, tmp_path / "out")
     assert max(cramped.sizes) > 6
     assert max(cramped.sizes[-3:]) <= 3
+    assert len(set(cramped.seeds[-5:])) == len(cramped.seeds[-5:]) == 5, "two parts of a batch draw the same numbers"
     for leg in legs:
         found = texts(tmp_path / "out", leg.name)
         assert list(found) == [*range(15), 100, 101, 102]
@@ -787,8 +790,7 @@ def test_what_one_reference_says_is_never_taken_for_anothers(llava, hand):
 FEW = [
     member
     for member in MEMBERS
-    if member.name
-    in ("LLaVA-NeXT", "Qwen2.5-VL", "Idefics3", "Gemma3", "Mllama", "InstructBLIP (T5)", "Florence-2", "Kosmos-2")
+    if member.name in ("Qwen2.5-VL", "Idefics3", "Mllama", "InstructBLIP (T5)", "Florence-2", "Kosmos-2")
 ]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, SynthIDTextWatermarkLogitsProcessor
 
 from vdd._check import UserError
 from vdd.batch import batch_of
@@ -124,7 +124,12 @@ class Decoder:
         habits = known_of(model).habits.setdefault(
             (len(input_ids), plugin.config, bool(generation_config.do_sample)), Habits()
         )
-        report.strategy, report.because, pace = _way(plugin, seen, prompt, habits, text.most)
+        known = all(
+            type(one).__module__.split(".")[0] in ("transformers", "vdd")
+            and not isinstance(one, SynthIDTextWatermarkLogitsProcessor)
+            for one in logits_processor
+        )
+        report.strategy, report.because, pace = _way(plugin, seen, prompt, habits, text.most, known)
         sides: Sides = (Fused if report.strategy == "fuse" else Apart)(seen, plugin, prompt)
         loop = Loop(
             text,
@@ -151,9 +156,12 @@ class Decoder:
 
 
 def _way(
-    plugin: VDDLogitsProcessor, seen: Seen, prompt: Prompt, habits: Habits, most: int
+    plugin: VDDLogitsProcessor, seen: Seen, prompt: Prompt, habits: Habits, most: int, known: bool
 ) -> tuple[str, str, Pace | None]:
-    """(strategy, why, pace where it was measured) for texts of at most so many tokens."""
+    """(strategy, why, pace where it was measured) for texts of at most `most` tokens.
+
+    A logits processor that is not `known` may keep what it was shown, so it must see no token that is thrown away.
+    """
     asked = plugin.strategy
     if asked in ("two-pass", "skip"):
         return asked, "", None
@@ -167,12 +175,16 @@ def _way(
         )
     if asked == "fuse":
         return asked, "", None
+    if asked == "speculate" and not known:
+        return "skip", "a logits processor that may keep what it sees would see tokens that are thrown away", None
     if asked == "auto" and most <= SHORT:
         return "skip", f"at most {most} tokens are wanted", None
     pace = pace_of(plugin.reader, memo, 1 + len(plugin.branches))
     if asked == "speculate":
         return asked, "", pace
     seconds = habits.seconds_a_token(pace, prompt.blind[0].input_ids.shape[1])
+    if not known:
+        del seconds["speculate"]
     costs = ", ".join(f"{name} {value / pace.step:.2f}" for name, value in seconds.items())
     return min(seconds, key=lambda name: seconds[name]), f"expected steps a token: {costs}", pace
 

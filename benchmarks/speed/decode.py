@@ -24,6 +24,7 @@ import vdd
 from vdd.toy.questions import DESCRIBE
 from vdd.toy.scenes import render, scene_at
 
+CAPTIONS = 40  # whose decisions are replayed
 STRATEGIES = ("two-pass", "skip", "fuse", "speculate", "auto")
 
 
@@ -89,7 +90,7 @@ def shape_works(
     shape: str, batch: int, tokens: int, device: str, counted: Counted, *, words: int = 0
 ) -> dict[str, Callable[[], None]]:
     """Texts of `tokens` tokens about random images; the prompt is longer by so many words."""
-    decisions = recorded(*model_of("embedded"), 16)
+    decisions = recorded(*model_of("embedded"), CAPTIONS, tokens)
     model, processor = model_of(shape, device)
     question = "Please describe this image in detail." + " and the image" * (words // 3)
     inputs = inputs_of(model, processor, [question] * batch)

@@ -25,7 +25,7 @@ WAYS = ("plain", "two-pass", "skip", "fuse", "speculate", "VCD")
 
 def peak(way: str, shape: str, batch: int, tokens: int, device: str) -> dict[str, float]:
     """Megabytes of this process before and at most while it decodes once."""
-    decisions = recorded(*model_of("embedded"), 4)
+    decisions = recorded(*model_of("embedded"), 4, tokens)
     model, processor = model_of(shape, device)
     inputs = inputs_of(model, processor, ["Please describe this image in detail."] * batch)
     settings: dict[str, Any] = {"max_new_tokens": tokens, "do_sample": False}

@@ -69,16 +69,23 @@ class Replaying(CalledLogitsProcessor):
         return own[step % len(own)]
 
 
-def recorded(model: Any, processor: Any, count: int) -> list[list[Decision]]:
-    """What VDD-None decided in captions of so many scenes that break the habits of its world, one list each."""
-    pipeline, rows = Pipeline(model, processor), []
+def recorded(model: Any, processor: Any, count: int, tokens: int) -> list[list[Decision]]:
+    """What VDD-None decided in captions of so many scenes that break the habits of its world, in texts of `tokens`.
+
+    The captions stand one behind the other; of the texts that they are cut into, the ones that are most like the mean,
+    in how many steps were undecided and how many of these disagreed, come first.
+    """
+    pipeline, stream = Pipeline(model, processor), list[Decision]()
     for number in range(count):
         inputs = pipeline.inputs([render(scene_at("counterfactual", number))], [DESCRIBE])
         plugin = Recording(model, processor, inputs=inputs)
         call = {**inputs, "max_new_tokens": CAPTION}
         decoded(model, model.generate, call, pipeline.family, processor=processor, plugin=plugin)
-        rows.append(plugin.decisions)
-    return rows
+        stream += plugin.decisions
+    texts = [stream[start : start + tokens] for start in range(0, len(stream) - tokens + 1, tokens)] or [stream]
+    counts = torch.tensor([[sum(one.undecided for one in text), sum(not one.agreed for one in text)] for text in texts])
+    distances = (counts - counts.float().mean(dim=0)).abs().sum(dim=1).tolist()
+    return [texts[place] for place in sorted(range(len(texts)), key=lambda place: distances[place])]
 
 
 def replayed(

@@ -96,7 +96,7 @@ class Llama4(Kin):
     family = "Llama4"
     weights: ClassVar[dict[str, Any]] = {"seed": 1}
     references = NO_UNK
-    notes = "transformers 5.23 itself fails on beams with an image"
+    notes = "transformers itself fails: 5.23 on beams with an image, 5.24.0 on every forward"
     template = (
         "{{ bos_token }}{% for message in messages %}"
         "{{ '<|header_start|>' + message['role'] + '<|header_end|>\n\n' }}"
