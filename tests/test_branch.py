@@ -186,7 +186,7 @@ def agree_at(model, branch: Branch, rows: list[list[int]], tokens: torch.Tensor,
     torch.testing.assert_close(got, torch.stack(want, dim=1), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(WALK, st.lists(st.integers(0, 10), min_size=8, max_size=8), st.booleans())
 def test_after_any_walk_the_scores_at_any_last_positions_equal_forwards_from_scratch(llava, walk, asked, remembers):
     model, _ = llava

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import pytest
@@ -22,8 +22,8 @@ import vdd
 from tests.oracles.families import Recompute
 from tests.oracles.recompute import Recompute as Recomputed
 from tests.oracles.recompute import blind_logits, chat, seconds
-from tests.recomputed import QUESTIONS, STRONG, Case
-from tests.zoo import MEMBERS
+from tests.recomputed import QUESTIONS, STRONG, Case, built
+from tests.zoo import MEMBERS, Member
 from vdd.generation import CalledLogitsProcessor
 from vdd.pace import Known, Pace
 from vdd.sides import Fused
@@ -89,9 +89,11 @@ def plain(case: Case, plugins: Sequence[Any] = (), seed: int = 0, **asked: Any) 
 
 
 def oracle_of(case: Case, reference: str = "none", **options: Any) -> Recompute:
-    """The image-free scores computed from scratch; for a LLaVA by an oracle that need not copy the model each time."""
+    """The image-free scores computed from scratch, where it can be without copying the model for each."""
     if case.name != "LLaVA-1.5":
-        return case.oracle(reference, **options)
+        alone = reference == "none" and type(case.member).blind_logits is Member.blind_logits
+        copied = Case(case.name, case.questions, case.counts, case.first, still(case.name)) if alone else case
+        return copied.oracle(reference, **options)
     counts = case.counts or [1] * len(case.questions)
     rows = seconds(case.processor, case.questions, reference, inputs=case.inputs, counts=counts)
     asked = (case.questions, counts, case.first, reference)
@@ -100,6 +102,14 @@ def oracle_of(case: Case, reference: str = "none", **options: Any) -> Recompute:
         for number, row in enumerate(rows)
     ]
     return Recompute([row if count else None for row, count in zip(told, counts, strict=True)], case.width, **options)
+
+
+@lru_cache(maxsize=2)
+def still(name: str) -> Any:
+    """A model of which nothing but the oracle's texts is asked: a copy of it is the model itself."""
+    model = copy.deepcopy(built(name)[0])
+    vars(model)["__deepcopy__"] = lambda memo: model
+    return model
 
 
 _TOLD: dict[Any, Tensor] = {}
@@ -159,10 +169,12 @@ strategies = pytest.mark.parametrize("strategy", LOOP)
 def test_fusing_and_speculating_give_the_tokens_and_the_random_state_of_a_recompute(name, far_ahead):
     case = Case(name)
     starts = case.width == 1  # an encoder-decoder's texts begin with a token that is not chosen
-    for asked in ({"max_new_tokens": 4}, {"max_new_tokens": 6, **SURE, **SAMPLED}):
+    asked_for = ({"max_new_tokens": 4}, {"max_new_tokens": 6, **SURE, **SAMPLED})
+    others = name in OWN_LOOP or name in SKIPPING  # they do the same whatever is asked for
+    for asked in asked_for[others:]:
         want = recomputed(case, **asked)
         assert "alpha" in asked or want.tokens != plain(case, **asked).tokens
-        for strategy in ("fuse", "speculate")[name in OWN_LOOP or name in SKIPPING :]:
+        for strategy in ("fuse", "speculate")[others:]:
             got = debiased(case, strategy, **asked)
             assert got.is_as(want), (strategy, asked)
             report = got.report
@@ -177,9 +189,14 @@ def test_fusing_and_speculating_give_the_tokens_and_the_random_state_of_a_recomp
                 assert report.blind_forwards > 0 or report.skipped == report.steps
 
 
-@pytest.mark.parametrize("name", ["LLaVA-1.5", "Qwen2.5-VL", "Gemma3", "Qwen3.5", "InstructBLIP (T5)", "Kosmos-2"])
 @pytest.mark.parametrize(
-    ("questions", "decoding"), [(QUESTIONS[:1], "sampling"), (QUESTIONS, "greedy"), (QUESTIONS, "beams")]
+    ("name", "questions", "decoding"),
+    [
+        (name, questions, decoding)
+        for name in ("LLaVA-1.5", "Qwen2.5-VL", "Gemma3", "Qwen3.5", "Kosmos-2")
+        for questions, decoding in ((QUESTIONS[:1], "sampling"), (QUESTIONS, "greedy"), (QUESTIONS, "beams"))
+        if decoding != "beams" or name in ("LLaVA-1.5", "Gemma3")
+    ],
 )
 def test_asking_at_every_step_and_skipping_give_the_tokens_and_the_random_state_of_a_recompute(
     name, questions, decoding
@@ -198,8 +215,11 @@ def test_asking_at_every_step_and_skipping_give_the_tokens_and_the_random_state_
             assert got.report.because == ("beam search: transformers' own loop" if decoding == "beams" else "")
 
 
-@pytest.mark.parametrize("reference", ["none", "both", "mask", "noise"])
-@pytest.mark.parametrize("questions", [QUESTIONS[:1], QUESTIONS], ids=["one", "padded"])
+@pytest.mark.parametrize(
+    ("reference", "questions"),
+    [(name, QUESTIONS) for name in ("none", "both", "mask", "noise")]
+    + [(name, QUESTIONS[:1]) for name in ("none", "mask")],
+)
 def test_every_strategy_goes_with_every_kind_of_reference(reference, questions, far_ahead):
     case = Case("LLaVA-1.5", questions)
     for asked in ({**STRONG, "max_new_tokens": 8}, {**SURE, **SAMPLED, "max_new_tokens": 9}):
@@ -218,9 +238,9 @@ def test_every_strategy_goes_with_every_kind_of_reference(reference, questions, 
 def test_steps_are_skipped_and_drafts_are_kept_and_thrown_away_without_changing_a_token(name, questions, far_ahead):
     case, skipped, rejected, spared = Case(name, questions), 0, 0, 0.0
     for asked in (SURE, {**SURE, **SAMPLED}, {"alpha": 0.5, "beta": 0.3, **SAMPLED}):
-        want = recomputed(case, max_new_tokens=12, **asked)
+        want = recomputed(case, max_new_tokens=10, **asked)
         for strategy in ("skip", "speculate"):
-            got = debiased(case, strategy, max_new_tokens=12, **asked)
+            got = debiased(case, strategy, max_new_tokens=10, **asked)
             assert got.is_as(want), (strategy, asked)
         skipped += got.report.skipped
         rejected += got.report.rejected
@@ -229,7 +249,7 @@ def test_steps_are_skipped_and_drafts_are_kept_and_thrown_away_without_changing_
     assert min(skipped, rejected, spared) > 0
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(
     rounds=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     options=st.sampled_from([STRONG, SURE, {"alpha": 0.5, "beta": 0.3}, {"alpha": 1.0, "beta": 0.0}]),
@@ -304,7 +324,7 @@ def captions(toy64: Any, split: str, rows: int, sampled: bool) -> tuple[Any, Ran
     images = [render(scene_at(split, 8 + number)) for number in range(rows)]
     text = [chat(processor, question) for question in questions]
     inputs = processor(images=images, text=text, padding=True, padding_side="left", return_tensors="pt").to(model.dtype)
-    inputs = {**inputs, "max_new_tokens": 22, **(SAMPLED if sampled else {})}
+    inputs = {**inputs, "max_new_tokens": 20, **(SAMPLED if sampled else {})}
     width = inputs["input_ids"].shape[1]
     oracle = Recomputed(model, seconds(processor, questions, "none"), width)
     return inputs, told(model.generate, width, **inputs, logits_processor=[oracle])
@@ -495,8 +515,8 @@ ENDING = {"alpha": 1.0, "beta": 0.8, "max_new_tokens": 9}
 
 
 def said(case: Case, **asked: Any) -> list[int]:
-    """The tokens that a recompute says to the batch, each once."""
-    return sorted({token for row in recomputed(case, **asked).tokens for token in row})
+    """Every other token that a recompute says to the batch."""
+    return sorted({token for row in recomputed(case, **asked).tokens for token in row})[::2]
 
 
 @decoding
@@ -508,11 +528,10 @@ def test_rows_end_at_their_own_end_token_within_a_draft_or_behind_one(decoding, 
         for strategy in FAST:
             assert debiased(case, strategy, eos_token_id=[2, token], **asked).is_as(want), (strategy, token)
         places.add(tuple(row.index(token) if token in row else None for row in want.tokens))
-    assert len(places) > 5
+    assert len(places) > 3
 
 
-@pytest.mark.parametrize("strategy", FAST)
-def test_rows_that_have_ended_are_no_reason_to_ask_the_image_free_side(strategy, far_ahead):
+def test_rows_that_have_ended_are_no_reason_to_ask_the_image_free_side(far_ahead):
     case, spared = Case("LLaVA-1.5"), 0
     for token in said(case, **ENDING):
         asked = {**ENDING, **KEPT, "eos_token_id": [2, token]}
@@ -524,16 +543,14 @@ def test_rows_that_have_ended_are_no_reason_to_ask_the_image_free_side(strategy,
             any(one[row] for row, text in enumerate(want.tokens) if not {2, token}.intersection(text[:step]))
             for step, one in enumerate(several)
         ]
-        assert debiased(case, strategy, **asked).report.skipped == needed.count(False)
+        for strategy in ("skip", "speculate"):
+            assert debiased(case, strategy, **asked).report.skipped == needed.count(False), (strategy, token)
         spared += sum(bool(one.any()) for one in several) - sum(needed)
     assert spared > 0
 
 
 @decoding
-@pytest.mark.parametrize("strategy", FAST)
-def test_a_criterion_of_the_users_own_ends_each_row_where_it_ends_in_transformers_own_loop(
-    decoding, strategy, far_ahead
-):
+def test_a_criterion_of_the_users_own_ends_each_row_where_it_ends_in_transformers_own_loop(decoding, far_ahead):
     case = Case("LLaVA-1.5")
     asked = {**ENDING, **DECODING[decoding]}
     for token in said(case, **asked):
@@ -542,22 +559,23 @@ def test_a_criterion_of_the_users_own_ends_each_row_where_it_ends_in_transformer
             return ids[:, -1] == token
 
         want = recomputed(case, stopping_criteria=[ended], **asked)
-        assert debiased(case, strategy, stopping_criteria=[ended], **asked).is_as(want), token
+        for strategy in FAST:
+            assert debiased(case, strategy, stopping_criteria=[ended], **asked).is_as(want), (strategy, token)
 
 
-@pytest.mark.parametrize("strategy", FAST)
-def test_a_stop_string_ends_each_row_where_it_ends_in_transformers_own_loop(strategy, far_ahead):
+def test_a_stop_string_ends_each_row_where_it_ends_in_transformers_own_loop(far_ahead):
     case = Case("LLaVA-1.5")
     tokenizer = copy.deepcopy(case.processor.tokenizer)
     tokenizer.add_tokens(["abcdef"])  # with this word transformers finds out how tokens are written
     asked = {**ENDING, "tokenizer": tokenizer}
     words = [word for word in tokenizer.convert_ids_to_tokens(said(case, **ENDING)) if word.isalpha()]
-    assert len(words) > 5
+    assert len(words) > 1
     for word in words:
         want = recomputed(case, stop_strings=[word], **asked)
-        got = debiased(case, strategy, stop_strings=[word], **asked)
-        assert got.is_as(want), word
-        assert got.report.because == ""
+        for strategy in FAST:
+            got = debiased(case, strategy, stop_strings=[word], **asked)
+            assert got.is_as(want), (strategy, word)
+            assert got.report.because == ""
 
 
 def test_a_criterion_is_shown_the_scores_that_are_kept():

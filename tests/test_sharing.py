@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -69,10 +70,10 @@ GROUPS = {
         1: ["<pad>", "<unk>"],
     },
 }
-LEGS = [leg for leg in standard_legs(beta=0.02, max_new_tokens=5) if leg.post_hoc is None]
+LEGS = [leg for leg in standard_legs(beta=0.02, max_new_tokens=4) if leg.post_hoc is None]
 GREEDY = [leg for leg in LEGS if leg.sampling.temperature == 0]
 HOT = [leg for leg in LEGS if leg.sampling.temperature]
-SOME = ("greedy", "vdd-unk", "vdd-both", "posthoc-both", "vdd+posthoc-both", "T=1", "vdd-none@T=1")
+SOME = ("greedy", "vdd-both", "posthoc-both", "vdd+posthoc-both", "vdd-none@T=1")
 
 every_group = pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
 
@@ -104,7 +105,7 @@ class ByHand:
             self.known[key] = blind_logits(self.model, row, list(tokens))
         return self.known[key]
 
-    def debiased(self, number, question, tokens, config):
+    def debiased(self, number, question, config, tokens):
         """(vocab,) log-probabilities of a leg's next token."""
         config = config or DebiasConfig(alpha=0.0, beta=0.0)
         blind = self.logits(config.reference, question, tokens)
@@ -113,7 +114,7 @@ class ByHand:
     def greedy(self, number, question, leg) -> str:
         tokens = []
         while len(tokens) < leg.sampling.max_new_tokens and 2 not in tokens:
-            tokens.append(int(self.debiased(number, question, tokens, leg.debias).argmax()))
+            tokens.append(int(self.debiased(number, question, leg.debias, tokens).argmax()))
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     def labels(self, labels, scores) -> list[float]:
@@ -162,25 +163,24 @@ def test_first_token_rows_are_those_of_forwards_from_scratch(pipe, hand, groups)
 
 
 @every_group
-@pytest.mark.parametrize("words", LABELS)
-def test_label_probabilities_are_those_of_forwards_from_scratch(pipe, hand, groups, words):
-    work, labels = work_on(pipe, groups), pipe.labels(LABELS[words])
+def test_label_probabilities_are_those_of_forwards_from_scratch(pipe, hand, groups):
+    work, config = work_on(pipe, groups), DebiasConfig(reference="both", beta=0.0)
     rows = pipe.distributions(work.inputs, ("image", "none", "unk"), prefill=work.prefill)
-    found = pipe.label_probabilities(work.inputs, labels, rows=rows, prefill=work.prefill)
-    config = DebiasConfig(reference="both", beta=0.0)
-    moved = pipe.debiased_label_probabilities(work.inputs, labels, config, rows, prefill=work.prefill)
-    for place, (number, question) in enumerate(pairs(groups)):
-        for condition, got in found.items():
-            asked = number if condition == "image" else condition
-            want = hand.labels(labels, lambda tokens, asked=asked: hand.logits(asked, question, tokens))  # noqa: B023
-            close(got[place], want)
-        close(moved[place], hand.labels(labels, lambda tokens: hand.debiased(number, question, tokens, config)))  # noqa: B023
+    for words in LABELS.values():
+        labels = pipe.labels(words)
+        found = pipe.label_probabilities(work.inputs, labels, rows=rows, prefill=work.prefill)
+        moved = pipe.debiased_label_probabilities(work.inputs, labels, config, rows, prefill=work.prefill)
+        for place, (number, question) in enumerate(pairs(groups)):
+            for condition, got in found.items():
+                asked = number if condition == "image" else condition
+                close(got[place], hand.labels(labels, partial(hand.logits, asked, question)))
+            close(moved[place], hand.labels(labels, partial(hand.debiased, number, question, config)))
 
 
 @every_group
 def test_greedy_texts_are_those_of_decoding_by_hand(pipe, hand, groups):
     work = work_on(pipe, groups)
-    for leg in GREEDY:
+    for leg in (leg for leg in GREEDY if leg.name in ("greedy", "vdd-none", "vdd-both")):
         assert work.generate(leg, 0, "skip") == [hand.greedy(*pair, leg) for pair in pairs(groups)], leg.name
 
 
@@ -473,7 +473,7 @@ def _ask_a_family(member) -> None:
     greedy, hot = GREEDY[0], HOT[1]
     first = works[0].prefill.logits.log_softmax(-1).clamp(min=-1e4)
     said = works[0].generate(greedy, 0, "skip")
-    for place in (1, 3, 5):
+    for place in (1, 3):
         name, question = FAMILY_ASKED[place]
         inputs = member.inputs(small(pipe), [question], [[pictures[name]]])
         scores = member.seen_logits(pipe.model, inputs, [])
@@ -551,15 +551,13 @@ def test_batches_keep_an_images_questions_and_like_lengths_together(llava, quest
 
 
 def test_files_are_in_the_order_of_ids_whatever_the_batches(llava, job, tmp_path):
-    for size in (3, 7, 50):
+    for size in (3, 50):
         run(Pipeline(*llava), replace(job, batch_size=size), tmp_path / str(size))
-    whole = load_file(tmp_path / "50" / "rows.safetensors")
-    for size in ("3", "7"):
-        for leg in job.legs:
-            assert texts(tmp_path / size, leg.name) == texts(tmp_path / "50", leg.name)
-        rows = load_file(tmp_path / size / "rows.safetensors")
-        np.testing.assert_allclose(rows["image"], whole["image"], rtol=1e-6)
-        np.testing.assert_array_equal(rows["none"][rows["none_index"]], whole["none"][whole["none_index"]])
+    for leg in job.legs:
+        assert texts(tmp_path / "3", leg.name) == texts(tmp_path / "50", leg.name)
+    rows, whole = (load_file(tmp_path / size / "rows.safetensors") for size in ("3", "50"))
+    np.testing.assert_allclose(rows["image"], whole["image"], rtol=1e-6)
+    np.testing.assert_array_equal(rows["none"][rows["none_index"]], whole["none"][whole["none_index"]])
 
 
 # ------------------------------------------------------------------------------------------------------ out of memory
@@ -715,7 +713,7 @@ def test_a_run_that_shrank_and_was_killed_goes_on_to_the_same_greedy_answers(lla
 
 
 def test_a_run_that_shrank_and_was_killed_repeats_its_bytes_where_the_memory_is_the_same(llava, job, tmp_path):
-    job = replace(job, batch_size=5, legs=[*GREEDY[:1], *HOT[1:2]])
+    job = replace(job, batch_size=5, legs=HOT[1:2])
     run(Cramped(llava, 2), job, tmp_path / "whole")
     with pytest.raises(Killed):
         run(Cramped(llava, 2), job, tmp_path / "killed", progress=die_after(5))

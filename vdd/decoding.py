@@ -15,7 +15,7 @@ Knows: the contract of `custom_generate`, logits processors. Does not know: beam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,9 +62,11 @@ def decode(
             "vdd: custom_generate=vdd.decode came without a VDDLogitsProcessor; wanted one in `logits_processor`, or "
             "vdd.generate(model, processor, **inputs)."
         )
-    why = cannot_read(plugin.family)
-    if why or generation_config.num_beams > 1:
-        raise UserError(f"vdd: vdd.decode does not serve {why or 'beams'}; wanted vdd.generate.")
+    mask = model_kwargs.get("attention_mask")
+    beams = "beams" if generation_config.num_beams > 1 else ""
+    why = cannot_read(plugin.family) or beams or ("padding on the right" if pads_right(mask) else "")
+    if why:
+        raise UserError(f"vdd: vdd.decode does not serve {why}; wanted vdd.generate.")
     return Decoder(plugin.family, plugin, plugin.processor, inputs=plugin.inputs)(
         model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs
     )
@@ -77,6 +79,11 @@ def cannot_read(family: Family) -> str:
     if family.adapter.text_model:
         return "a family whose language model generates by itself"
     return "" if family.image_ids or family.opens else "a family that is not known"
+
+
+def pads_right(mask: Tensor | None) -> bool:
+    """Whether a prompt ends in padding, which transformers' own loop reads as part of the text."""
+    return mask is not None and not bool(mask[:, -1:].all())
 
 
 @dataclass
@@ -109,21 +116,43 @@ class Decoder:
         **model_kwargs: Any,
     ) -> Any:
         """As transformers calls a decoding method."""
-        text = Text(input_ids, stopping_criteria, generation_config, self.streamer)
+        text, plugin = Text(input_ids, stopping_criteria, generation_config, self.streamer), self.plugin
+        if plugin is not None:
+            plugin.use_inputs(plugin.inputs)  # a prompt that begins with the last one is a new one
+            plugin.find_prompt(input_ids)
         seen = self.seen or self._seen(model, input_ids, model_kwargs)
-        plugin = self.plugin
+        before = seen.branch.forwards
         if plugin is None or plugin.config.is_cutoff_only:
-            while not text.done:
-                raw = seen.logits(text.ids[:, text.width :]).to(torch.float32, copy=True).to(input_ids.device)
-                scores = logits_processor(text.ids, raw)
-                text.add(text.choose(scores, text.unfinished), scores, raw)
-            return text.output(seen.cache)
-        plugin.use_inputs(plugin.inputs)  # a prompt that begins with the last one is a new one
-        prompt, report, place = plugin.find_prompt(input_ids), plugin.report, logits_processor.index(plugin)
-        forwards = (plugin.forwards, seen.branch.forwards)
-        habits = known_of(model).habits.setdefault(
-            (len(input_ids), plugin.config, bool(generation_config.do_sample)), Habits()
-        )
+            cache = self._plain(text, seen, logits_processor)
+        else:
+            cache = self._debiased(model, text, seen, plugin, logits_processor)
+        if plugin is not None:
+            plugin.report.seen_forwards = seen.branch.forwards - before
+        return text.output(cache)
+
+    def _seen(self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> Seen:
+        inputs = {name: value for name, value in model_kwargs.items() if isinstance(value, Tensor)}
+        inputs = {"attention_mask": torch.ones_like(input_ids), **inputs, "input_ids": input_ids}
+        batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs or inputs)
+        return Seen(Branch(Reader(model, self.family)), seen_prompt(batch, self.family, processor=self.processor))
+
+    @staticmethod
+    def _plain(text: Text, seen: Seen, logits_processor: Any) -> Callable[[Tensor], Any]:
+        """Write `text` with nothing subtracted; gives the cache over tokens."""
+        while not text.done:
+            raw = seen.logits(text.ids[:, text.width :]).to(torch.float32, copy=True).to(text.ids.device)
+            scores = logits_processor(text.ids, raw)
+            text.add(text.choose(scores, text.unfinished), scores, raw)
+        return seen.cache
+
+    @staticmethod
+    def _debiased(
+        model: Any, text: Text, seen: Seen, plugin: VDDLogitsProcessor, logits_processor: Any
+    ) -> Callable[[Tensor], Any]:
+        """Write `text` by the strategy that is asked for or cheapest; gives the cache over tokens."""
+        prompt, report, place = plugin.find_prompt(text.ids), plugin.report, logits_processor.index(plugin)
+        forwards, rows = plugin.forwards, len(text.ids)
+        habits = known_of(model).habits.setdefault((rows, plugin.config, bool(text.config.do_sample)), Habits())
         known = all(
             type(one).__module__.split(".")[0] in ("transformers", "vdd")
             and not isinstance(one, SynthIDTextWatermarkLogitsProcessor)
@@ -144,15 +173,8 @@ class Decoder:
         )
         loop.run()
         habits.texts += 1
-        report.blind_forwards = plugin.forwards - forwards[0]
-        report.seen_forwards = seen.branch.forwards - forwards[1]
-        return text.output(sides.seen_cache)
-
-    def _seen(self, model: Any, input_ids: Tensor, model_kwargs: dict[str, Any]) -> Seen:
-        inputs = {name: value for name, value in model_kwargs.items() if isinstance(value, Tensor)}
-        inputs = {"attention_mask": torch.ones_like(input_ids), **inputs, "input_ids": input_ids}
-        batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs or inputs)
-        return Seen(Branch(Reader(model, self.family)), seen_prompt(batch, self.family, processor=self.processor))
+        report.blind_forwards = plugin.forwards - forwards
+        return sides.seen_cache
 
 
 def _way(

@@ -24,8 +24,8 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from vdd._check import UserError
 from vdd.config import DebiasConfig
-from vdd.decoding import Decoder, Seen, cannot_read
-from vdd.families import Family, family_of, tokenizer_of, unwrapped
+from vdd.decoding import Decoder, Seen, cannot_read, pads_right
+from vdd.families import Family, family_of, unwrapped
 from vdd.placeholders import Placeholders
 from vdd.processor import VDDLogitsProcessor
 from vdd.records import DecodingReport
@@ -226,7 +226,7 @@ def decoded(
     if not why and (plugin is not None or seen is not None):
         stops = given.pop("stop_strings", None)
         if stops is not None:  # a custom method is handed no tokenizer
-            criterion = StopStringCriteria(tokenizer_of(given.pop("tokenizer", None) or processor), stops)
+            criterion = StopStringCriteria(given.pop("tokenizer"), stops)
             given["stopping_criteria"] = [*(given.get("stopping_criteria") or []), criterion]
         inputs = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         given["custom_generate"] = Decoder(family, plugin, processor, given.get("streamer"), inputs, seen)
@@ -258,7 +258,9 @@ def transformers_own(model: Any, family: Family, call: Mapping[str, Any]) -> str
         "a cache_implementation": config.cache_implementation not in (None, "dynamic"),
         "use_cache=False": config.use_cache is False,
         "guidance_scale": config.guidance_scale not in (None, 1),
-        "stop_strings without a tokenizer": "stop_strings" not in call and config.stop_strings is not None,
+        "stop_strings that are not of the call, or came without a tokenizer": config.stop_strings is not None
+        and None in (call.get("stop_strings"), call.get("tokenizer")),
+        "padding on the right": pads_right(call.get("attention_mask")),
         "a prompt that is read in parts": config.prefill_chunk_size is not None,
         "token healing": bool(config.token_healing),
     }

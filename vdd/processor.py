@@ -48,7 +48,7 @@ class Prompt:
     Attributes:
         ids: (rows, width) as `generate` passed them first.
         asked: (rows, length) `input_ids` of the last call.
-        blind: the reference's prompts.
+        blind: the reference's prompts; none where nothing is subtracted.
         left_alone: (rows, 1) True where a prompt has no image; None where every prompt has one.
     """
 
@@ -171,13 +171,12 @@ class VDDLogitsProcessor(LogitsProcessor):
         """
         if bool((scores[:, :2] == 1).all()) and bool((scores == 1).all()):
             return scores  # prompt look-up asks with constant scores which tokens are forbidden: none are, here
-        prompt = None if self.config.is_cutoff_only else self.find_prompt(input_ids)
-        report = self.report
-        report.steps += 1
-        report.strategy = "two-pass" if self.strategy == "two-pass" else "skip"
-        step = 0 if prompt is None else input_ids.shape[1] - prompt.ids.shape[1]
+        prompt, report, nothing = self.find_prompt(input_ids), self.report, self.config.is_cutoff_only
         every = self.strategy == "two-pass"
-        if prompt is None or not (every or bool(self.undecided(scores, prompt, step).any())):
+        report.steps += 1
+        report.strategy = "plain" if nothing else "two-pass" if every else "skip"
+        step = input_ids.shape[1] - prompt.ids.shape[1]
+        if nothing or not (every or bool(self.undecided(scores, prompt, step).any())):
             report.skipped += 1
             return self.decided(scores, prompt)
         blind = self.blind_scores(prompt, input_ids[:, prompt.ids.shape[1] :], 1)[:, 0]
@@ -199,11 +198,10 @@ class VDDLogitsProcessor(LogitsProcessor):
             several &= self._alpha(scores, scores, step)[:, 0] > 0
         return several if prompt.left_alone is None else several & ~prompt.left_alone[:, 0]
 
-    def decided(self, scores: Tensor, prompt: Prompt | None) -> Tensor:
+    def decided(self, scores: Tensor, prompt: Prompt) -> Tensor:
         """(rows, vocab) outcome where the image-free side cannot change it: the cut-off alone."""
         cut = contrast(scores, scores, alpha=0.0, beta=self.config.beta)
-        alone = None if prompt is None else prompt.left_alone
-        return cut if alone is None else torch.where(alone, scores, cut)
+        return cut if prompt.left_alone is None else torch.where(prompt.left_alone, scores, cut)
 
     def blind_scores(self, prompt: Prompt, tokens: Tensor, last: int) -> Tensor:
         """(rows, last, vocab) scores of the image-free side behind each of the last positions of `tokens` (rows, t)."""
@@ -248,6 +246,8 @@ class VDDLogitsProcessor(LogitsProcessor):
         self.report.restart()
         self._forwards_before = self.forwards
         ids = input_ids.clone()
+        if self.config.is_cutoff_only:
+            return Prompt(ids, ids, (), None)
         if self.blind_inputs is not None:
             return Prompt(ids, ids, (prompt_by_hand(self.blind_inputs, self.family, ids),), None)
         batch = batch_of(input_ids, self.family, processor=self.processor, inputs=self.inputs)
