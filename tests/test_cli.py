@@ -469,7 +469,12 @@ def started(data, out) -> subprocess.Popen:
     files = ["--questions", data / "questions.json", "--images", data / "images", "--out", out]
     command = [sys.executable, "-m", "vdd", "eval", "pope", *files, "--max-new-tokens", "2", "--batch-size", "2"]
     return subprocess.Popen(
-        list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        list(map(str, command)),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
 
 

@@ -15,7 +15,7 @@ from tests.oracles.families import blind_rows
 from tests.oracles.recompute import Second, degraded, next_logits
 from tests.recomputed import QUESTIONS, STRONG, Case
 from tests.test_branch import FAMILY, PROMPTS, agrees, drawn, padded, shown
-from tests.zoo import picture
+from tests.zoo import KINDS, picture
 from vdd.branch import Branch
 from vdd.generation import CalledLogitsProcessor
 from vdd.memory import Memory
@@ -313,24 +313,6 @@ def test_rows_with_other_numbers_of_images_are_never_taken_for_one_another(count
         turned = Case("LLaVA-1.5", case.questions, counts=counts[::-1])
         assert close(blind(turned, memory, reference=reference), blind(turned, reference=reference))
     assert len(memory) <= 2 * len(counts)
-
-
-#: What belongs to a row differs: tiles, patches of all images in one tensor, masks over the prompt, queries, encoders.
-KINDS = (
-    "LLaVA-NeXT",
-    "Idefics3",
-    "Qwen2.5-VL",
-    "Qwen3.5",
-    "Gemma3",
-    "PaliGemma",
-    "Mllama",
-    "Kosmos-2",
-    "InstructBLIP (Vicuna)",
-    "InstructBLIP (T5)",
-    "Florence-2",
-    "Phi-4-multimodal",
-    "Emu3",
-)
 
 
 def noised(case: Case, row: int, reference: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 import vdd
 from tests.test_families import new_tokens
-from tests.zoo import MEMBERS, picture
+from tests.zoo import KINDS, MEMBERS, picture
 from vdd.config import DebiasConfig, SamplingConfig
 from vdd.pipeline import Pipeline
 from vdd.records import Answer, Question
@@ -27,11 +27,27 @@ DECODING = {
     "beams": replace(SHORT, num_beams=3),
 }
 LABELS = {
-    "one token": {"yes": ["yes"], "no": ["no"]},
     "two tokens": {"fox": ["red fox"], "dog": ["brown dog", "red dog"]},
+    "one token": {"yes": ["yes"], "no": ["no"]},
 }
 
 everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+
+
+def crossed(name, values):
+    """Every family with the first of `values`, one of each kind with them all; the rest are slow."""
+    first, *_ = values
+    every = [
+        pytest.param(
+            member,
+            value,
+            id=f"{value}-{member.name}",
+            marks=[] if value == first or member.name in KINDS else pytest.mark.slow,
+        )
+        for member in MEMBERS
+        for value in values
+    ]
+    return pytest.mark.parametrize(("member", name), every)
 
 
 class AsPublished:
@@ -104,8 +120,7 @@ def label_probabilities(labels, logits) -> list[float]:
     return [sum(torch.tensor(log_probability(logits, form)).exp().item() for form in forms) for forms in labels.forms]
 
 
-@everyone
-@pytest.mark.parametrize("words", LABELS)
+@crossed("words", LABELS)
 def test_label_probabilities_are_those_of_forwards_from_scratch(member, words):
     pipe = built(member)
     labels = pipe.labels(LABELS[words])
@@ -124,8 +139,7 @@ def test_label_probabilities_are_those_of_forwards_from_scratch(member, words):
         assert list(answer.blind_probabilities[name].values()) == pytest.approx(want, **near), name
 
 
-@everyone
-@pytest.mark.parametrize("decoding", DECODING)
+@crossed("decoding", DECODING)
 def test_answers_are_those_of_generate_with_or_without_a_prefill(member, decoding):
     pipe = built(member)
     inputs = pipe.inputs([picture(0), picture(1)], QUESTIONS)
@@ -158,8 +172,7 @@ def reads_otherwise_with_beams(pipe, inputs) -> bool:
     return not torch.allclose(greedy, beams, atol=1e-4)
 
 
-@everyone
-@pytest.mark.parametrize("decoding", DECODING)
+@crossed("decoding", DECODING)
 def test_reliance_is_the_log_ratio_of_forwards_from_scratch(member, decoding):
     pipe = built(member)
     inputs = pipe.inputs([picture(0)], [QUESTIONS[0]])

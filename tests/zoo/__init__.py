@@ -35,4 +35,21 @@ MEMBERS: list[Member] = [
     for member in kin.MEMBERS
 ]
 
-__all__ = ["MEMBERS", "Member", "picture"]
+#: One of each kind: tiles, patches of all images in one tensor, masks over the prompt, queries, encoders, image words.
+KINDS = (
+    "LLaVA-NeXT",
+    "Idefics3",
+    "Qwen2.5-VL",
+    "Qwen3.5",
+    "Gemma3",
+    "PaliGemma",
+    "Mllama",
+    "Kosmos-2",
+    "InstructBLIP (Vicuna)",
+    "InstructBLIP (T5)",
+    "Florence-2",
+    "Phi-4-multimodal",
+    "Emu3",
+)
+
+__all__ = ["KINDS", "MEMBERS", "Member", "picture"]
