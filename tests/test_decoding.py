@@ -709,6 +709,7 @@ OTHER = {
 
 @pytest.mark.parametrize("mode", OTHER)
 @pytest.mark.filterwarnings("ignore:.*sdpa.*attention does not support:UserWarning")
+@pytest.mark.filterwarnings("ignore:.output_attentions=True. is not supported:UserWarning")
 def test_what_the_loop_does_not_serve_runs_in_transformers_own_and_the_report_says_why(mode):
     asked, why = OTHER[mode]
     case = Case("LLaVA-1.5", QUESTIONS[1:])

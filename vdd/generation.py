@@ -35,6 +35,8 @@ _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 CACHES = ("cache", "past_key_values")
 """What `generate` calls a KV cache that it is given: since transformers 5.24, and before."""
+_KEEPS_WHILE_GENERATING = not hasattr(GenerationMixin, "_prepare_position_ids_for_generation")
+"""Whether what a module keeps for a later turn is known only behind its own prefill, as before transformers 5."""
 _UNDEBIASED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """Methods by which transformers generates without logits processors."""
 
@@ -252,6 +254,9 @@ def transformers_own(model: Any, family: Family, call: Mapping[str, Any]) -> str
         "a `generate` of its own": own and not family.adapter.drops_processors,
         "another custom_generate": call.get("custom_generate") is not None,
         "a KV cache that came with the call": any(call.get(name) is not None for name in CACHES),
+        "a KV cache that is returned without what the module keeps beside it": family.adapter.stateful
+        and _KEEPS_WHILE_GENERATING
+        and bool(config.return_dict_in_generate),
         "inputs_embeds": call.get("inputs_embeds") is not None,
         "synced_gpus": bool(call.get("synced_gpus")),
         "attentions or hidden states are wanted": bool(config.output_attentions or config.output_hidden_states),
