@@ -7,12 +7,25 @@ from typing import Annotated
 
 import typer
 
+from vdd.cli.score_amber import amber
+from vdd.cli.score_chair import chair
+from vdd.cli.score_llava_bench import llava_bench
+from vdd.cli.score_mme import mme
+from vdd.cli.score_mmmu import mmmu
+
 scores = typer.Typer(no_args_is_help=True, help="Score stored answers; calls no model.")
 
 
 @scores.callback()
 def _scores() -> None:
     """Score stored answers; calls no model."""
+
+
+scores.command()(amber)
+scores.command()(chair)
+scores.command()(llava_bench)
+scores.command()(mme)
+scores.command()(mmmu)
 
 
 @scores.command()
