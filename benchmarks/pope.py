@@ -1,6 +1,10 @@
 """POPE, any model: every split that is in a folder, one table a split. Thin: the runner does it.
 
-python benchmarks/pope.py --model llava-hf/llava-1.5-7b-hf --questions POPE/ --images val2014/ --out runs/llava
+python benchmarks/pope.py --model llava-hf/llava-1.5-7b-hf --questions POPE/ --images val2014/ --out runs/llava-7b
+python benchmarks/pope.py --model llava-hf/llava-1.5-13b-hf --questions POPE/ --images val2014/ --out runs/llava-13b
+python benchmarks/pope.py --model Qwen/Qwen2.5-VL-7B-Instruct --questions POPE/ --images val2014/ --out runs/qwen
+python benchmarks/pope.py --model OpenGVLab/InternVL3-8B-hf --questions POPE/ --images val2014/ --out runs/internvl
+python benchmarks/pope.py --questions POPE/ --images val2014/ --out runs/all -- --method vcd --method m3id
 python benchmarks/pope.py --out runs/toy            # the embedded model on its own test questions
 """
 

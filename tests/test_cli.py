@@ -23,7 +23,7 @@ from vdd.cli import app
 from vdd.toy.scenes import render, scene_at
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
-LEG_COUNT = 13
+LEG_COUNT = 15
 
 
 def vdd(*arguments, **options) -> subprocess.CompletedProcess[str]:
@@ -351,9 +351,13 @@ def test_arguments_that_make_no_sense_end_with_code_2_too(arguments):
 # -------------------------------------------------------------------------------------------------------------- eval
 
 
+ALONE = ("--dev-share", "0", "--repeats", "1")
+"""Nothing is chosen, and each sampling leg is drawn once."""
+
+
 def evaluate(data, out, *more):
     files = ["--questions", data / "questions.json", "--images", data / "images", "--out", out]
-    return invoke("eval", "pope", *files, "--max-new-tokens", 2, "--batch-size", 2, *more)
+    return invoke("eval", "pope", *files, *ALONE, "--max-new-tokens", 2, "--batch-size", 2, *more)
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +436,7 @@ def test_eval_takes_the_first_so_many_questions_and_the_wording_that_it_is_given
 def test_unreadable_images_are_counted_in_the_summary(data, shabby, tmp_path):
     names = ["0.png", "cut.png", "text.png", "bomb.png", "missing.png", "../0.png"]
     path = write_lines(tmp_path / "q.json", [record(n, image=name) for n, name in enumerate(names)])
-    more = ["--images", shabby, "--out", tmp_path / "out", "--batch-size", 2, "--max-new-tokens", 2]
+    more = ["--images", shabby, "--out", tmp_path / "out", "--batch-size", 2, "--max-new-tokens", 2, *ALONE]
     result = invoke("eval", "pope", "--questions", path, *more)
     assert result.exit_code == 0, result.output
     assert "5 of 6 questions have no answer: their images could not be read" in " ".join(result.output.split())
@@ -444,7 +448,7 @@ def test_unreadable_images_are_counted_in_the_summary(data, shabby, tmp_path):
 def test_a_run_without_a_readable_image_ends_with_its_summary_all_the_same(data, tmp_path):
     (tmp_path / "empty").mkdir()
     more = ["--images", tmp_path / "empty", "--out", tmp_path / "out"]
-    result = invoke("eval", "pope", "--questions", data / "questions.json", *more)
+    result = invoke("eval", "pope", "--questions", data / "questions.json", *more, *ALONE)
     assert result.exit_code == 0, result.exception
     assert "5 of 5 questions have no answer" in " ".join(result.output.split())
 
@@ -467,7 +471,19 @@ def test_names_with_brackets_and_letters_of_all_alphabets_are_printed_as_they_ar
 def started(data, out) -> subprocess.Popen:
     """`vdd eval pope` in a process of its own."""
     files = ["--questions", data / "questions.json", "--images", data / "images", "--out", out]
-    command = [sys.executable, "-m", "vdd", "eval", "pope", *files, "--max-new-tokens", "2", "--batch-size", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "vdd",
+        "eval",
+        "pope",
+        *files,
+        *ALONE,
+        "--max-new-tokens",
+        "2",
+        "--batch-size",
+        "2",
+    ]
     return subprocess.Popen(
         list(map(str, command)),
         env=ENVIRONMENT,

@@ -13,13 +13,13 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import vdd
+from tests.legs import standard_legs
 from tests.oracles import calibrate as plain
 from tests.oracles.recompute import blind_logits, encode, greedy_by_hand, next_logits, picture, seconds
 from tests.tiny import tiny_processor
 from vdd._check import UserError
 from vdd.config import DebiasConfig, SamplingConfig
 from vdd.pipeline import LlavaPipeline, Pipeline
-from vdd.runner import standard_legs
 
 YES_NO = {"yes": ["yes"], "no": ["no"]}
 QUESTIONS = ["is there a fox ?", "what color is the car in the image ?", "dog ?"]

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 import vdd
+from tests.legs import standard_legs
 from tests.test_families import new_tokens
 from tests.zoo import KINDS, MEMBERS, picture
 from vdd.config import DebiasConfig, SamplingConfig
+from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.records import Answer, Question
-from vdd.runner import Run, run, standard_legs
+from vdd.runner import run
 
 QUESTIONS = ["is it red ?", "what color is the dog in the image ?"]
 SHORT = SamplingConfig(max_new_tokens=4)

@@ -20,16 +20,18 @@ from tokenizers import normalizers
 
 import vdd.run_folder
 import vdd.runner
+from tests.legs import standard_legs
 from tests.oracles import legs as oracle
 from tests.oracles.recompute import encode, next_logits, picture, seconds
 from tests.tiny import tiny_llava
 from vdd._check import UserError
 from vdd.calibrate import Labels
 from vdd.config import DebiasConfig, Leg, SamplingConfig
+from vdd.job import Run
 from vdd.pipeline import LlavaPipeline
 from vdd.records import Answer, Question
 from vdd.run_folder import leg_costs
-from vdd.runner import Run, run, standard_legs
+from vdd.runner import run
 
 TEXTS = ["is there a fox ?", "is there a red car in the image ?", "dog ?"]
 LEGS = standard_legs(beta=0.02, max_new_tokens=3)  # so low that the random model's labels stay
@@ -651,7 +653,7 @@ def test_a_run_with_unreadable_images_resumes_to_the_same_bytes(lower, shabby, m
 
 def test_a_run_without_a_single_readable_image_says_so_in_every_answer(pipe, tmp_path):
     asked = [Question(n, f"{n}.png", TEXTS[0], "yes") for n in range(4)]
-    job = Run("tiny", asked, tmp_path / "nowhere", SOME, batch_size=3)
+    job = Run("tiny", asked, tmp_path, SOME, batch_size=3)
     run(pipe, job, tmp_path / "out")
     for leg in job.legs:
         assert [bool(answer.error) for answer in answers(tmp_path / "out", leg.name)] == [True] * 4

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 
 import vdd.distributions
 import vdd.runner
+from tests.legs import standard_legs
 from tests.oracles.families import blind_row
 from tests.oracles.recompute import (
     Recompute,
@@ -41,10 +42,11 @@ from tests.zoo import picture as sized
 from vdd._check import UserError
 from vdd.asked import Asked
 from vdd.config import DebiasConfig, Leg, SamplingConfig
+from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.records import Answer, Question
 from vdd.reference import BlindPrompt
-from vdd.runner import Run, run, standard_legs
+from vdd.runner import run
 
 FOX, CAR, DOG = "is there a fox ?", "what color is the car in the image ?", "dog ?"
 GROUPS = {

@@ -69,7 +69,9 @@ class Asked:
 
     def goes_on(self, leg: Leg) -> bool:
         """Whether the leg goes on from what was read."""
-        return leg.post_hoc is not None or (leg.sampling.num_beams == 1 and not self.pipeline.reads_itself)
+        if leg.labels_alone:
+            return True
+        return leg.sampling.num_beams == 1 and not (leg.custom_generate or self.pipeline.reads_itself)
 
     def generate(self, leg: Leg, seed: int, strategy: str) -> list[str]:
         """The leg's answers."""
@@ -81,4 +83,5 @@ class Asked:
             seed=seed,
             strategy=strategy,
             prefill=self.prefill if self.goes_on(leg) else None,
+            custom_generate=leg.custom_generate,
         )

@@ -5,12 +5,16 @@ Knows: names and ranges. Does not know: tensors, models, files.
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vdd._check import choice, real, whole
+from vdd._check import UserError, choice, real, whole
 
 REFERENCES = ("none", "unk", "both", "noise", "zero", "one", "mask", "instruction")
 """The second input v': no visual tokens, `<unk>` in their place, the mean of these two, a noised image, an all-zero
@@ -146,17 +150,36 @@ class Leg:
         debias: None for plain decoding.
         sampling: how tokens are chosen.
         post_hoc: the reference whose answer prior is divided out ("none", "unk", "both"), None for generated text.
-            A post-hoc leg answers with the most probable label and needs no generation of its own.
+        bias: added to the log-odds of the first label against all others; 0 is off.
+        prompt: this leg's own wording of the question, "{question}" in it; None for the run's.
+        custom_generate: folder of a decoding method that transformers loads; "" for its own or this package's.
+        repeat: which of several draws of the same way this is, from 0.
+
+    A leg with `post_hoc` or a bias answers with a label, the most probable one or, where sampling, a drawn one, and
+    needs no generation of its own.
     """
 
     name: str
     debias: DebiasConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     post_hoc: str | None = None
+    bias: float = 0.0
+    prompt: str | None = None
+    custom_generate: str = ""
+    repeat: int = 0
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether it answers with a label rather than by writing."""
+        return self.post_hoc is not None or self.bias != 0
 
     def signature(self) -> str:
         """`ref:none|a:1|b:0.1|greedy` and the like, with whatever else is not the default."""
         parts = [f"posthoc:{self.post_hoc}"] if self.post_hoc else []
+        parts += [f"bias:{self.bias:.3g}"] if self.bias else []
+        parts += [f"prompt:{_digest(self.prompt)}"] if self.prompt is not None else []
+        method = re.sub(r"[|\s]+", "_", Path(self.custom_generate).name)
+        parts += [f"custom:{method}"] if self.custom_generate else []
         if self.debias is None:
             parts.append("plain")
         elif self.debias.is_cutoff_only:
@@ -175,9 +198,13 @@ def _changed(config: DebiasConfig | SamplingConfig, *, but: tuple[str, ...]) -> 
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name not in but and value != field.default:
-            text = sha256(value.encode()).hexdigest()[:8] if field.name == "instruction" else value
+            text = _digest(value) if field.name == "instruction" else value
             parts.append(f"{field.name}:{text}")
     return parts
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
 
 
 def to_json(config: DebiasConfig | SamplingConfig | Leg) -> dict[str, Any]:
@@ -195,6 +222,39 @@ def from_json(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
         nested = {"debias": DebiasConfig, "sampling": SamplingConfig}
     inner = {key: from_json(nested[key], values[key]) for key in nested if isinstance(values.get(key), Mapping)}
     return kind(**{**values, **inner})
+
+
+def load_leg(path: str | os.PathLike[str]) -> Leg:
+    """The decoding in a file that `vdd advise` wrote, or a bare `DebiasConfig` in JSON.
+
+    Raises:
+        UserError: where the file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); wanted vdd.json, as `vdd advise` writes it.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}; wanted a JSON object, as `vdd advise` writes it.")
+    if "decoding" in values:
+        return from_json(Leg, values["decoding"])
+    return Leg(Path(path).stem, from_json(DebiasConfig, values))
+
+
+def load_debias(path: str | os.PathLike[str]) -> DebiasConfig:
+    """What a logits processor does for the decoding in a file; α = β = 0, which changes nothing, where that is plain.
+
+    Raises:
+        UserError: as `load_leg`; where the decoding answers with labels, which no logits processor does.
+    """
+    leg = load_leg(path)
+    if leg.labels_alone:
+        how = f"post_hoc={leg.post_hoc!r}" if leg.post_hoc else f"bias={leg.bias:g}"
+        raise UserError(
+            f"{path}: this decoding answers with labels ({how}), which a logits processor cannot; wanted a contrast. "
+            "Use vdd.Pipeline(model, processor)(image, question, labels=[…]), or `vdd eval pope --config`."
+        )
+    return leg.debias or DebiasConfig(alpha=0.0, beta=0.0)
 
 
 def override(config: DebiasConfig, options: Mapping[str, Any]) -> DebiasConfig:

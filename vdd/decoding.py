@@ -154,8 +154,11 @@ class Decoder:
         forwards, rows = plugin.forwards, len(text.ids)
         habits = known_of(model).habits.setdefault((rows, plugin.config, bool(text.config.do_sample)), Habits())
         known = all(
-            type(one).__module__.split(".")[0] in ("transformers", "vdd")
-            and not isinstance(one, SynthIDTextWatermarkLogitsProcessor)
+            isinstance(one, VDDLogitsProcessor)
+            or (
+                type(one).__module__.split(".")[0] in ("transformers", "vdd")
+                and not isinstance(one, SynthIDTextWatermarkLogitsProcessor)
+            )
             for one in logits_processor
         )
         report.strategy, report.because, pace = _way(plugin, seen, prompt, habits, text.most, known)

@@ -8,7 +8,7 @@ Knows: a model and its processor, their prompts' tensors. Does not know: images,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from vdd.calibrate import Labels, TokenIds, average_prior
 from vdd.config import CALIBRATION_NOISE_STEP, IMAGE, PRIORS, REFERENCES, DebiasConfig
 from vdd.contrast import contrast, upcast
 from vdd.families import family_of, tokenizer_of, unknown_token
+from vdd.generation import CalledLogitsProcessor
 from vdd.memory import Memory
 from vdd.prompts import Shared
 from vdd.reader import Reader, State, can_stack
@@ -219,22 +220,29 @@ class Distributions:
         *,
         prefill: Prefill | None = None,
     ) -> Tensor:
-        """p(label) under the contrasted distribution of a constant-strength text reference.
+        """p(label) under the debiased distribution.
 
         Args:
-            inputs: what `generate` takes.
-            labels: from `labels`.
-            config: reference "none", "unk" or "both".
+            inputs: what `generate` takes; with the pixels where the reference looks at them.
+            labels: from `labels`; of one token each unless the distribution follows from the rows, see `follows`.
+            config: any.
             rows: first-token distributions by condition.
             prefill: from `prefill`, where it is at hand.
 
         Returns:
             (batch, labels); without the cut-off in rows where it leaves no label.
         """
+        if not follows(config) and not labels.single_token:
+            raise UserError(
+                f"vdd: labels of several tokens, and a first token by reference={config.reference!r}, "
+                f"schedule={config.schedule!r} does not tell the rest; wanted labels of one token each."
+            )
         if prefill is None and not labels.single_token:
             prefill = self.prefill(inputs)
 
         def after(beta: float, tokens: TokenIds) -> Tensor:
+            if not follows(config):
+                return self.debiased_row(inputs, replace(config, beta=beta), rows[IMAGE])
             step = self.distributions(inputs, tuple(rows), tokens=tokens, prefill=prefill) if tokens else rows
             return contrast(step[IMAGE], reference_row(step, config.reference), alpha=config.alpha, beta=beta)
 
@@ -244,6 +252,19 @@ class Distributions:
         cut = found(config.beta)
         lost = cut.sum(dim=-1, keepdim=True) == 0
         return torch.where(lost, found(0.0), cut) if bool(lost.any()) else cut
+
+    @torch.no_grad()
+    def debiased_row(self, inputs: Mapping[str, Tensor], config: DebiasConfig, seen: Tensor) -> Tensor:
+        """(batch, vocab) log-probabilities of the first token as a processor with these settings makes them.
+
+        Args:
+            inputs: what `generate` takes.
+            config: any.
+            seen: (batch, vocab) log-probabilities given the image.
+        """
+        settings = {"inputs": inputs, "strategy": "two-pass", "memory": self.memory}
+        plugin = CalledLogitsProcessor.from_config(config, self.model, self.processor, **settings)
+        return plugin(self._batch(inputs)[1], seen)
 
     def _batch(self, inputs: Mapping[str, Tensor]) -> tuple[Batch, Tensor]:
         """The prompts, and the ids that `generate` would show a processor first."""
@@ -272,6 +293,12 @@ def priors_of(found: Mapping[str, Tensor], references: Sequence[str]) -> dict[st
 def parts_of(references: Sequence[str]) -> list[str]:
     """The conditions that these references are made of: `both` of none and unk, every other of itself."""
     return sorted({part for name in references for part in (("none", "unk") if name == "both" else (name,))})
+
+
+def follows(config: DebiasConfig) -> bool:
+    """Whether debiased distributions follow by arithmetic from those of the image and of `none` and `unk`."""
+    plain = config.schedule == "constant" and config.derive == "template" and config.unk_per == "image"
+    return plain and config.reference in PRIORS
 
 
 def reference_row(rows: Mapping[str, Tensor], reference: str) -> Tensor:

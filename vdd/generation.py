@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +24,7 @@ from transformers import GenerationMixin, LogitsProcessorList, StopStringCriteri
 from transformers.generation.configuration_utils import GenerationMode
 
 from vdd._check import UserError
-from vdd.config import DebiasConfig
+from vdd.config import DebiasConfig, load_debias, to_json
 from vdd.decoding import Decoder, Seen, cannot_read, pads_right
 from vdd.families import Family, family_of, unwrapped
 from vdd.placeholders import Placeholders
@@ -100,7 +101,13 @@ def generate(
 
 @contextlib.contextmanager
 def patch(
-    model: Any, processor: Any = None, *, preset: str = "vdd", strategy: str = "auto", **options: Any
+    model: Any,
+    processor: Any = None,
+    *,
+    preset: str = "vdd",
+    strategy: str = "auto",
+    config: DebiasConfig | str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Iterator[Any]:
     """Debias every `model.generate` that is called inside, by whatever code; afterwards the model is as it was.
 
@@ -112,7 +119,8 @@ def patch(
         processor: its multimodal processor; see `VDDLogitsProcessor`.
         preset: one of vdd.PRESETS.
         strategy: how the image-free side is run; see `generate`.
-        **options: settings of `DebiasConfig`, such as alpha=1.0, beta=0.1, reference="none".
+        config: all settings at once, in the place of the preset: a `DebiasConfig`, or a file that `vdd advise` wrote.
+        **options: settings of `DebiasConfig` that replace the preset's or the config's, such as alpha=1.0.
 
     Yields:
         the model.
@@ -122,6 +130,8 @@ def patch(
     """
     if isinstance(vars(model).get("generate"), _Debiased):
         raise UserError("vdd: this model is patched already; wanted one patch at a time.")
+    if config is not None:
+        options = {**to_json(config if isinstance(config, DebiasConfig) else load_debias(config)), **options}
     settings = {"preset": preset, "strategy": strategy, **options}
     CalledLogitsProcessor(model, processor, **settings)
     instead: dict[str, Any] = {"generate": _Debiased(model, model.generate, processor, settings)}
@@ -224,7 +234,7 @@ def decoded(
     """
     given: dict[str, Any] = {**call}
     plugins = [*given.pop("logits_processor", []), *([] if plugin is None else [plugin])]
-    why = transformers_own(model, family, given)
+    why = transformers_own(model, family, given, read_already=seen is not None)
     if not why and (plugin is not None or seen is not None):
         stops = given.pop("stop_strings", None)
         if stops is not None:  # a custom method is handed no tokenizer
@@ -239,8 +249,15 @@ def decoded(
         return asking(model, original, family)(**given, logits_processor=LogitsProcessorList(plugins))
 
 
-def transformers_own(model: Any, family: Family, call: Mapping[str, Any]) -> str:
-    """Why a call must run in transformers' own loop; "" where this package's serves it."""
+def transformers_own(model: Any, family: Family, call: Mapping[str, Any], *, read_already: bool = False) -> str:
+    """Why a call must run in transformers' own loop; "" where this package's serves it.
+
+    Args:
+        model: a vision-language model.
+        family: its facts.
+        call: `generate`'s arguments, by name.
+        read_already: whether the image's side was, so that nobody goes on from the cache that is returned.
+    """
     config = copy.deepcopy(model.generation_config)
     asked = call.get("generation_config")
     if asked is not None:
@@ -254,8 +271,9 @@ def transformers_own(model: Any, family: Family, call: Mapping[str, Any]) -> str
         "a `generate` of its own": own and not family.adapter.drops_processors,
         "another custom_generate": call.get("custom_generate") is not None,
         "a KV cache that came with the call": any(call.get(name) is not None for name in CACHES),
-        "a KV cache that is returned without what the module keeps beside it": family.adapter.stateful
-        and _KEEPS_WHILE_GENERATING
+        "a KV cache that is returned without what the module keeps beside it": _KEEPS_WHILE_GENERATING
+        and family.adapter.stateful
+        and not read_already
         and bool(config.return_dict_in_generate),
         "inputs_embeds": call.get("inputs_embeds") is not None,
         "synced_gpus": bool(call.get("synced_gpus")),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -84,12 +85,8 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    if not can_chart():
-        raise UserError("plots: charts need matplotlib: pip install 'visual-debias-decoding[plot]'.")
-    from matplotlib.figure import Figure
-
     legs = [name for name, _ in next(iter(panels.values()))]
-    figure = Figure(figsize=(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs)), layout="constrained")
+    figure = _figure(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs))
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
         axis.axvline(100 * rows[0][1].values["accuracy"], color="#d0d5dd", linewidth=1, zorder=0)
@@ -107,6 +104,85 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def heat_maps(
+    title: str,
+    panels: Mapping[str, Sequence[Sequence[float]]],
+    rows: tuple[str, Sequence[float]],
+    columns: tuple[str, Sequence[float]],
+    path: Path,
+) -> None:
+    """Save a grid of percentages for each panel, all on one scale of colour, the highest of each framed.
+
+    Args:
+        title: above the chart.
+        panels: name → fractions by row and column.
+        rows: what the rows are, and their values.
+        columns: what the columns are, and their values.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    figure = _figure(0.9 * len(columns[1]) * len(panels) + 1.6, 0.5 * len(rows[1]) + 1.6)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    values = [100 * value for grid in panels.values() for row in grid for value in row]
+    for axis, (panel, grid) in zip(axes, panels.items(), strict=True):
+        percent = [[100 * value for value in row] for row in grid]
+        axis.imshow(percent, vmin=min(values), vmax=max(values), cmap="Greens", aspect="auto")
+        best = max(max(row) for row in percent)
+        for y, row in enumerate(percent):
+            for x, value in enumerate(row):
+                dark = value - min(values) > 0.6 * (max(values) - min(values))
+                weight = "bold" if value == best else "normal"
+                color = "white" if dark else INK
+                axis.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color, fontweight=weight)
+        axis.set_title(panel, fontsize=10)
+        axis.set_xticks(range(len(columns[1])), [f"{value:g}" for value in columns[1]], fontsize=8)
+        axis.set_xlabel(columns[0], fontsize=9)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    axes[0].set_yticks(range(len(rows[1])), [f"{value:g}" for value in rows[1]], fontsize=8)
+    axes[0].set_ylabel(rows[0], fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """Save a line of percentages for each method, a panel for each setting that is moved.
+
+    Args:
+        title: above the chart.
+        panels: setting → its values as they stand below the axis, and method → fractions.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    figure = _figure(3.6 * len(panels) + 0.8, 3.2)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (setting, (ticks, lines)) in zip(axes, panels.items(), strict=True):
+        for (method, values), color in zip(lines.items(), (FAINT, RIGHT, WRONG, INK), strict=False):
+            axis.plot([100 * value for value in values], color=color, marker=".", linewidth=1.4, label=method)
+        shown = range(0, len(ticks), max(len(ticks) // 7, 1))
+        axis.set_xticks(shown, [ticks[place] for place in shown], fontsize=8)
+        axis.set_xlabel(setting, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("accuracy, %", fontsize=9)
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(width: float, height: float) -> Any:
+    if not can_chart():
+        raise UserError("plots: charts need matplotlib: pip install 'visual-debias-decoding[plot]'.")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _lines(example: Example, *, width: int) -> list[list[tuple[str, str]]]:

@@ -10,6 +10,7 @@ Source: arXiv:2403.05262. Knows: the contract of LogitsProcessor. Does not know:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import LogitsProcessor
 from vdd._check import UserError, choice
 from vdd.batch import batch_of, has_image
 from vdd.branch import Branch
-from vdd.config import STRATEGIES, DebiasConfig, override, to_json
+from vdd.config import STRATEGIES, DebiasConfig, load_debias, override, to_json
 from vdd.contrast import contrast, m3id_alpha, nolan_alpha, several_plausible, upcast
 from vdd.families import family_of, hand_fed
 from vdd.memory import Memory
@@ -139,9 +140,22 @@ class VDDLogitsProcessor(LogitsProcessor):
         self._forwards_before = 0
 
     @classmethod
-    def from_config(cls, config: DebiasConfig, model: Any, processor: Any = None, **given: Any) -> VDDLogitsProcessor:
-        """The processor with exactly these settings; `given`: inputs, strategy, memory."""
-        return cls(model, processor, **given, **to_json(config))
+    def from_config(
+        cls, config: DebiasConfig | str | os.PathLike[str], model: Any, processor: Any = None, **given: Any
+    ) -> VDDLogitsProcessor:
+        """The processor with exactly these settings, or those of a file that `vdd advise` wrote.
+
+        Args:
+            config: settings, or a file's path; where the advice is to leave the model as it is, nothing is changed.
+            model: see above.
+            processor: see above.
+            **given: inputs, strategy, memory.
+
+        Raises:
+            ValueError: on a file of something else, or of a decoding that answers with labels.
+        """
+        settings = config if isinstance(config, DebiasConfig) else load_debias(config)
+        return cls(model, processor, **given, **to_json(settings))
 
     @property
     def forwards(self) -> int:

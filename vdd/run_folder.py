@@ -5,6 +5,7 @@
     answers/LEG.jsonl     one Answer a question
     rows.safetensors      complete first-token log-probabilities: `image`; `none` and `unk`, each distinct row once
     timings.jsonl         seconds and forwards by batch and part: the only file that differs between equal runs
+    dev/, chosen.json     a run on other questions, and the settings that were chosen by it, where there was one
 
 Knows: files, records, tensors as they are stored. Does not know: models, scores.
 """
@@ -12,6 +13,7 @@ Knows: files, records, tensors as they are stored. Does not know: models, scores
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,9 +43,12 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.forwards + other.forwards)
 
 
+DEV, CHOSEN = "dev", "chosen.json"
+
+
 def refuse_foreign(out: Path) -> None:
     """Raise UserError where `out` holds something that is no run: to be known before a model is loaded."""
-    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or _holds_more(out)):
         raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.")
 
 
@@ -51,7 +57,7 @@ def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]
     refuse_foreign(out)
     record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not (out / "run.json").exists():
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,6 +78,11 @@ def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]
         )
     if not questions.exists():
         write_atomic(questions, asked)
+
+
+def _holds_more(out: Path) -> bool:
+    """Whether something stands in a folder beside what a run on dev questions leaves there first."""
+    return any(one.name not in (DEV, CHOSEN) for one in out.iterdir())
 
 
 @contextmanager
@@ -126,8 +137,24 @@ def write_part(path: Path, part: Part) -> None:
         "costs": {name: asdict(cost) for name, cost in part.costs.items()},
         "unshared": part.unshared,
     }
-    save_file({name: row.contiguous().cpu() for name, row in part.rows.items()}, path.with_suffix(".safetensors"))
+    _save({name: row.contiguous().cpu() for name, row in part.rows.items()}, path.with_suffix(".safetensors"))
     write_atomic(path, json.dumps(body, ensure_ascii=False))
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors and see that they are on the disk.
+
+    Raises:
+        UserError: where there is no room or no right to write.
+    """
+    try:
+        save_file(tensors, path)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}); what was answered before stays, and the same command goes on there."
+        ) from error
 
 
 def merge(out: Path, legs: Sequence[Leg], count: int, ids: Sequence[QuestionId]) -> str:
@@ -167,7 +194,7 @@ def _merge_rows(out: Path, count: int, order: Sequence[int]) -> None:
         rows = torch.cat([part[name] for part in tensors])[list(order)]
         merged[name], merged[f"{name}_index"] = torch.unique(rows, dim=0, return_inverse=True)
     draft = out / "parts" / "rows.safetensors"
-    save_file(merged, draft)
+    _save(merged, draft)
     draft.replace(out / "rows.safetensors")
 
 

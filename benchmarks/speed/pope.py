@@ -25,8 +25,9 @@ import vdd
 from vdd.config import DebiasConfig, Leg, SamplingConfig
 from vdd.data import load_questions
 from vdd.images import load_image
+from vdd.job import Run
 from vdd.records import Question
-from vdd.runner import Run, run
+from vdd.runner import run
 from vdd.toy.questions import write_split
 
 NOUNS = ["dog", "cat", "car", "person", "chair", "bottle", "cup", "table", "book", "clock", "vase", "bench"]

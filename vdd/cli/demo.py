@@ -24,9 +24,11 @@ def demo(
     from vdd.cli.show import new_folder, notes, progress, say, show_table
     from vdd.config import DebiasConfig
     from vdd.data import load_questions, write_atomic
+    from vdd.job import Run
     from vdd.plots import Example, accuracy_chart, can_chart, example_sheet
+    from vdd.protocol import Settings, protocol_legs
     from vdd.report import COLUMNS, evaluate, markdown, table
-    from vdd.runner import Run, run, standard_legs
+    from vdd.runner import run
     from vdd.toy.examples import describe_both_ways
     from vdd.toy.questions import DESCRIBE, write_split
 
@@ -37,10 +39,12 @@ def demo(
     with notes.status("loading the embedded model, drawing its test pictures"):
         pipeline = open_pipeline("toy", debias=DebiasConfig())
         write_split(data, "test")
+    settings = Settings.given(pipeline.priors, alpha=DebiasConfig().alpha, beta=DebiasConfig().beta)
+    legs = protocol_legs(settings, max_new_tokens=4, repeats=1)
     results = {}
     for split in SPLITS:
         questions = load_questions(data / f"pope_{split}.json", labels=("yes", "no"))
-        job = Run("toy", questions, data / "images", standard_legs(max_new_tokens=4), batch_size=32, seed=seed)
+        job = Run("toy", questions, data / "images", legs, batch_size=32, seed=seed)
         with progress(f"{split} questions") as advance:
             run(pipeline, job, out / split, progress=advance)
         results[split] = evaluate(out / split, names=("pope", "toy", split), seed=seed)

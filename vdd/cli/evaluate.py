@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vdd.cli.models import EMBEDDED, MODEL_HELP
+from vdd.cli import options
+from vdd.cli.eval_mme import mme
+from vdd.cli.eval_open import open_
+from vdd.cli.models import EMBEDDED
 
 evaluations = typer.Typer(no_args_is_help=True, help="Measure a model, plain and debiased.")
 
@@ -17,76 +20,122 @@ def _evaluations() -> None:
     """Measure a model, plain and debiased."""
 
 
+evaluations.command()(mme)
+evaluations.command(name="open")(open_)
+
+
 @evaluations.command()
 def pope(
-    questions: Annotated[
-        Path, typer.Option(help="POPE's question file: JSON lines with question_id, image, text, label.")
+    images: Annotated[
+        Path, typer.Option(help="Folder of the images that the questions name; a data set's are written into it.")
     ],
-    images: Annotated[Path, typer.Option(help="Folder of the images that the questions name.")],
-    out: Annotated[Path, typer.Option(help="Folder for answers and scores; a killed run goes on in it.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = EMBEDDED,
-    alpha: Annotated[float, typer.Option(help="Contrast strength, ≥ 0.")] = 1.0,
-    beta: Annotated[float, typer.Option(help="Plausibility cut-off, 0 to 1.")] = 0.1,
-    prompt: Annotated[str, typer.Option(help="The question's wording; {question} stands for its text.")] = "{question}",
+    out: options.Out,
+    questions: Annotated[
+        Path | None, typer.Option(help="POPE's question file: JSON lines with question_id, image, text, label.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="In its place: parquet in the form of lmms-lab/POPE, as a file, a folder or a name on the Hub, which "
+            "alone is fetched (extra `eval`)."
+        ),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Of the data set only random, popular or adversarial; by default all.")
+    ] = None,
+    relabelled: Annotated[
+        Path | None, typer.Option(help="Question file with other labels of the same questions, such as RePOPE's.")
+    ] = None,
+    model: options.Model = EMBEDDED,
+    dev: options.Dev = None,
+    dev_images: options.DevImages = None,
+    dev_share: options.DevShare = 0.2,
+    alpha: options.Alpha = None,
+    beta: options.Beta = None,
+    method: options.Methods = None,
+    custom_generate: options.CustomGenerate = None,
+    config: options.Config = None,
+    repeats: options.Repeats = 5,
+    prompt: options.Prompt = "{question}",
     parser: Annotated[str, typer.Option(help="How answers are read: official, vcd or exact.")] = "official",
-    batch_size: Annotated[
-        int, typer.Option(help="Questions a forward at most; halved for as long as memory does not suffice.")
-    ] = 16,
-    share_images: Annotated[bool, typer.Option(help="Read an image once for all its questions.")] = True,
-    strategy: Annotated[
-        str, typer.Option(help="How the image-free side is run: skip, two-pass, fuse or speculate.")
-    ] = "skip",
-    max_new_tokens: Annotated[int, typer.Option(help="Length of an answer at most.")] = 16,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto to spread the model.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
+    batch_size: options.BatchSize = 16,
+    share_images: options.ShareImages = True,
+    strategy: options.Strategy = "skip",
+    max_new_tokens: options.MaxNewTokens = 16,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
 ) -> None:
-    """Greedy, VDD, post-hoc, both, and sampling with its controls; answers, scores and a table."""
-    from vdd._check import UserError, choice, whole
-    from vdd.config import STRATEGIES, DebiasConfig
-    from vdd.data import load_questions
+    """Greedy, VDD, post-hoc, both, and the controls, by settings chosen on other images; answers, scores, a table."""
+    from vdd._check import UserError, choice, real, whole
+    from vdd.data import load_questions, write_atomic
     from vdd.scoring.pope import name_parts_of
     from vdd.scoring.words import PARSERS
 
     choice("eval", "parser", parser, PARSERS)
-    choice("eval", "strategy", strategy, [name for name in STRATEGIES if name != "auto"])
-    asked = load_questions(questions, labels=("yes", "no"))
+    real("eval", "dev_share", dev_share, low=0.0, high=0.9)
     if limit is not None:
-        asked = asked[: whole("eval", "limit", limit, low=1)]
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder; wanted the folder of the images.")
-    debias = DebiasConfig(alpha=alpha, beta=beta)
-    from vdd.run_folder import refuse_foreign
-
-    refuse_foreign(out)
-    from vdd.cli.models import open_pipeline
-    from vdd.cli.show import progress, say, show_table
-    from vdd.report import COLUMNS, evaluate, markdown, table
-    from vdd.runner import Run, run, standard_legs
-
-    pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
-    legs = standard_legs(alpha=alpha, beta=beta, max_new_tokens=max_new_tokens, priors=pipeline.priors)
-    job = Run(
-        model,
-        asked,
-        images,
-        legs,
+        whole("eval", "limit", limit, low=1)
+    if (questions is None) == (dataset is None) or (category is not None and dataset is None):
+        raise UserError("eval: wanted either --questions, or --dataset with or without --category.")
+    asking = options.Asking(
+        model=model,
+        out=out,
+        images=images,
+        alpha=alpha,
+        beta=beta,
+        methods=method or (),
+        custom_generate=custom_generate or (),
+        config=config,
+        repeats=repeats,
         prompt=prompt,
         batch_size=batch_size,
-        seed=seed,
         share_images=share_images,
         strategy=strategy,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
     )
-    with progress("questions") as advance:
-        unshared = run(pipeline, job, out, progress=advance)
-    if unshared:
-        say(f"each question read its image anew: {unshared}")
-    names = name_parts_of(questions)
+    asking.debias()
+    if questions is not None:
+        asked = load_questions(questions, labels=("yes", "no"))[:limit]
+        names = name_parts_of(questions)
+        if not images.is_dir():
+            raise UserError(f"{images}: no such folder; wanted the folder of the images.")
+    elif images.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{images}: is within {out}; wanted a folder beside it, which other runs may share.")
+    known = [] if dev is None else load_questions(dev, labels=("yes", "no"))
+    asking.check()
+    if dataset is not None:
+        from vdd.sets.hub import load_hub, name_parts
+
+        asked = load_hub(dataset, images, category=category, limit=limit)
+        names = name_parts("pope", asked, category=category)
+    if dev is None and dev_share:
+        from vdd.split import split_by_image
+
+        known, asked = split_by_image(asked, dev_share, seed=seed)
+    settings, workers = asking.answer(asked, known, dev_images)
+    if not workers.is_first:
+        return
+    from vdd.cli.show import say, show_table
+    from vdd.report import COLUMNS, evaluate, markdown, table
+
     results = evaluate(out, names=names, parser=parser, seed=seed)
-    (out / "table.md").write_text(markdown(results), encoding="utf-8")
+    text = markdown(results)
     show_table(" ".join(names), COLUMNS, table(results))
+    if relabelled is not None:
+        names = name_parts_of(relabelled)
+        again = evaluate(out, names=names, parser=parser, seed=seed, relabelled=relabelled)
+        text += f"\n### {' '.join(names)}\n\n{markdown(again)}"
+        show_table(" ".join(names), COLUMNS, table(again))
+    write_atomic(out / "table.md", text)
+    if settings.dev:
+        say(f"settings were chosen on {settings.dev} questions about other images: {out / 'chosen.json'}")
     unanswered = results[0].score.values["unanswered"]
     if unanswered:
         say(f"{unanswered} of {len(asked)} questions have no answer: their images could not be read")

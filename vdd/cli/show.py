@@ -27,7 +27,7 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Advance]:
+def progress(title: str, *, shown: bool = True) -> Iterator[Advance]:
     """A bar on standard error, driven by (done, in all) and, where the work has parts, the part's name."""
     columns = (
         TextColumn("{task.description}"),
@@ -36,7 +36,7 @@ def progress(title: str) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes) as bars:
+    with Progress(*columns, console=notes, disable=not shown) as bars:
         task = bars.add_task(title, total=None)
 
         def advance(done: int, total: int, part: str = title) -> None:

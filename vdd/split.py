@@ -1,0 +1,55 @@
+"""Which questions settings are chosen on, and which they are scored on: whole images, so that no side sees the other's.
+
+Knows: questions. Does not know: files, answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from vdd._check import UserError, real
+from vdd.records import Question
+
+
+def split_by_image(
+    questions: Sequence[Question], share: float, *, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """(dev, test): all questions about `share` of the images, and all others, each in the given order.
+
+    Which images those are depends on their names and the seed alone, not on the order of the questions or the platform.
+
+    Args:
+        questions: about two images at least.
+        share: of the images, in (0, 1); at least one image goes to each side.
+        seed: other seeds draw other images.
+
+    Raises:
+        UserError: on a share out of range or a single image.
+    """
+    real("split", "share", share, low=1e-6, high=1 - 1e-6)
+    names = {question.image for question in questions}
+    if len(names) < 2:
+        raise UserError(f"split: the questions are about {len(names)} image(s); wanted two at least, to part them.")
+    drawn = sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
+    chosen = set(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
+    return [q for q in questions if q.image in chosen], [q for q in questions if q.image not in chosen]
+
+
+def folds_by_image(images: Sequence[str], count: int, *, seed: int = 0) -> list[int]:
+    """For each question the fold of its image, 0 … count − 1; the folds have the same number of images, or one less.
+
+    Args:
+        images: of the questions; at least `count` different ones.
+        count: ≥ 2.
+        seed: other seeds draw other folds.
+
+    Raises:
+        UserError: on fewer images than folds.
+    """
+    names = set(images)
+    if len(names) < count:
+        raise UserError(f"split: {len(names)} image(s) for {count} folds; wanted at least one image for each.")
+    drawn = sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
+    fold = {name: place % count for place, name in enumerate(drawn)}
+    return [fold[name] for name in images]
