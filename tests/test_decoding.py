@@ -23,7 +23,7 @@ from tests.oracles.families import Recompute
 from tests.oracles.recompute import Recompute as Recomputed
 from tests.oracles.recompute import blind_logits, chat, seconds
 from tests.recomputed import QUESTIONS, STRONG, Case, built
-from tests.zoo import MEMBERS, Member
+from tests.zoo import EVERY, Member
 from vdd.generation import CalledLogitsProcessor
 from vdd.pace import Known, Pace
 from vdd.sides import Fused
@@ -165,8 +165,9 @@ strategies = pytest.mark.parametrize("strategy", LOOP)
 # ---- the same tokens
 
 
-@pytest.mark.parametrize("name", [member.name for member in MEMBERS])
-def test_fusing_and_speculating_give_the_tokens_and_the_random_state_of_a_recompute(name, far_ahead):
+@pytest.mark.parametrize("member", EVERY)
+def test_fusing_and_speculating_give_the_tokens_and_the_random_state_of_a_recompute(member, far_ahead):
+    name = member.name
     case = Case(name)
     starts = case.width == 1  # an encoder-decoder's texts begin with a token that is not chosen
     asked_for = ({"max_new_tokens": 4}, {"max_new_tokens": 6, **SURE, **SAMPLED})

@@ -82,7 +82,7 @@ def plugin_for(member, model, processor, inputs, **options) -> CalledLogitsProce
     return CalledLogitsProcessor(model, processor, inputs=inputs, **options)
 
 
-everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name, scope="module")
 
 
 @everyone

@@ -13,7 +13,7 @@ import pytest
 
 from vdd.toy.questions import write_split
 
-OPTIONS = ("--limit", "60", "--batch-size", "2", "--max-new-tokens", "2", "--repeats", "1")
+OPTIONS = ("--limit", "16", "--batch-size", "2", "--max-new-tokens", "2", "--repeats", "1")
 
 
 @pytest.fixture(scope="module")

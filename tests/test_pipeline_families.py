@@ -33,7 +33,7 @@ LABELS = {
     "one token": {"yes": ["yes"], "no": ["no"]},
 }
 
-everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name, scope="module")
 
 
 def crossed(name, values):

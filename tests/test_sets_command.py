@@ -34,7 +34,7 @@ def test_eval_takes_a_data_set_in_the_place_of_a_question_file_and_says_the_same
         text = f"Is there a {('fox', 'car')[number % 2]} in the image?"
         rows.append(pope_row(number, "popular", question=text, image=stored, image_source=f"COCO_{number // 3}"))
     source = write(tmp_path / "set" / "test-00000-of-00001.parquet", rows)
-    short = ("--max-new-tokens", 2, "--batch-size", 2)
+    short = ("--max-new-tokens", 2, "--batch-size", 2, "--dev-share", 0, "--repeats", 1)
     first = invoke(
         "--dataset", source.parent, "--category", "popular", "--images", tmp_path / "i", "--out", tmp_path / "a", *short
     )

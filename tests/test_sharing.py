@@ -37,7 +37,7 @@ from tests.oracles.recompute import (
 )
 from tests.test_pipeline_families import LABELS, built, small
 from tests.tiny import WORDS, tiny_processor
-from tests.zoo import MEMBERS
+from tests.zoo import EVERY, MEMBERS
 from tests.zoo import picture as sized
 from vdd._check import UserError
 from vdd.asked import Asked
@@ -453,7 +453,7 @@ FAMILY_ASKED = [
 ]
 
 
-@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+@pytest.mark.parametrize("member", EVERY)
 def test_every_family_answers_alike_whether_it_can_share_or_not(member):
     with warnings.catch_warnings():  # transformers 4 hands numpy a tensor
         warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)

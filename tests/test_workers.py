@@ -11,7 +11,7 @@ import pytest
 
 from vdd.toy.questions import write_split
 
-COMMAND = ("--max-new-tokens", "2", "--batch-size", "2", "--limit", "16", "--repeats", "2")
+COMMAND = ("--max-new-tokens", "2", "--batch-size", "2", "--limit", "12", "--repeats", "2")
 
 
 @pytest.fixture(scope="module")

@@ -83,5 +83,5 @@ class Asked:
             seed=seed,
             strategy=strategy,
             prefill=self.prefill if self.goes_on(leg) else None,
-            custom_generate=leg.custom_generate,
+            custom=leg.custom_call(),
         )

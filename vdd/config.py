@@ -152,7 +152,8 @@ class Leg:
         post_hoc: the reference whose answer prior is divided out ("none", "unk", "both"), None for generated text.
         bias: added to the log-odds of the first label against all others; 0 is off.
         prompt: this leg's own wording of the question, "{question}" in it; None for the run's.
-        custom_generate: folder of a decoding method that transformers loads; "" for its own or this package's.
+        custom_generate: a decoding method that transformers loads, a folder or a name on the Hub, and behind commas
+            what it is called with ("transformers-community/dola,dola_layers=low"); "" for its own or this package's.
         repeat: which of several draws of the same way this is, from 0.
 
     A leg with `post_hoc` or a bias answers with a label, the most probable one or, where sampling, a drawn one, and
@@ -168,6 +169,20 @@ class Leg:
     custom_generate: str = ""
     repeat: int = 0
 
+    def custom_call(self) -> dict[str, Any]:
+        """What `custom_generate` means as arguments of `generate`; its code is run."""
+        if not self.custom_generate:
+            return {}
+        method, *settings = self.custom_generate.split(",")
+        given: dict[str, Any] = {"custom_generate": method, "trust_remote_code": True}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            try:
+                given[name.strip()] = json.loads(value)
+            except ValueError:
+                given[name.strip()] = value
+        return given
+
     @property
     def labels_alone(self) -> bool:
         """Whether it answers with a label rather than by writing."""
@@ -178,8 +193,9 @@ class Leg:
         parts = [f"posthoc:{self.post_hoc}"] if self.post_hoc else []
         parts += [f"bias:{self.bias:.3g}"] if self.bias else []
         parts += [f"prompt:{_digest(self.prompt)}"] if self.prompt is not None else []
-        method = re.sub(r"[|\s]+", "_", Path(self.custom_generate).name)
-        parts += [f"custom:{method}"] if self.custom_generate else []
+        method, *settings = self.custom_generate.split(",")
+        method = ",".join([Path(method).name, *settings])
+        parts += [f"custom:{re.sub(r'[|]+', '_', method)}".replace(" ", "_")] if self.custom_generate else []
         if self.debias is None:
             parts.append("plain")
         elif self.debias.is_cutoff_only:

@@ -193,7 +193,7 @@ class Pipeline(Distributions):
         strategy: str | None = None,
         prefill: Prefill | None = None,
         trace: Trace | None = None,
-        custom_generate: str = "",
+        custom: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """The answers' texts, without special tokens.
 
@@ -207,7 +207,7 @@ class Pipeline(Distributions):
                 again, and what was computed without the image before is remembered. The same up to kernel rounding.
             trace: filled with the first answer's tokens, how they were decoded and, unless plain, what each owes to
                 the image.
-            custom_generate: folder of a decoding method; its code is run.
+            custom: arguments of `generate` that name another decoding method, from `Leg.custom_call`; its code is run.
         """
         record = trace is not None and debias is not None and not debias.is_cutoff_only
         width, plugin = Width(), None
@@ -226,9 +226,8 @@ class Pipeline(Distributions):
             "return_dict_in_generate": True,
             "output_logits": record,
             **sampling.generate_kwargs(),
+            **(custom or {}),
         }
-        if custom_generate:
-            call |= {"custom_generate": custom_generate, "trust_remote_code": True}
         seen = None if prefill is None else prefill.seen(self.reader)
         with _seeded(seed, self.device), torch.no_grad():
             output = decoded(
@@ -240,7 +239,7 @@ class Pipeline(Distributions):
                 plugin=plugin,
                 seen=seen,
             )
-        if custom_generate and not self.family.encoder_decoder:
+        if custom and not self.family.encoder_decoder:
             width.columns = inputs["input_ids"].shape[1]  # such a method need not ask a logits processor
         if width.columns is None:
             raise UserError("vdd: this model's `generate` asked no logits processor, so nothing was debiased.")

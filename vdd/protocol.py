@@ -183,7 +183,7 @@ def protocol_legs(
         max_new_tokens: of generated answers.
         repeats: draws of each sampling leg, ≥ 1.
         presets: further methods by name, such as those of `vdd.PRESETS`.
-        custom_generate: folders of further methods.
+        custom_generate: further methods, as `Leg.custom_generate` names them.
         labelled: whether the answers are one of a few labels; free answers have no prior and no bias, and no sentence
             that asks for yes.
     """
@@ -192,9 +192,11 @@ def protocol_legs(
     hot = replace(greedy, temperature=1.0)
     main = next(iter(settings.debias))
     methods = {f"vdd-{name}": debias for name, debias in settings.debias.items()} | dict(presets or {})
-    clashing = sorted({Path(folder).resolve().name for folder in custom_generate} & methods.keys())
-    if clashing:
-        raise UserError(f"eval: a folder of a decoding method is called {clashing[0]!r}, as another method is.")
+    custom = {Path(one.partition(",")[0]).name: one for one in custom_generate}
+    clashing = sorted(custom.keys() & methods.keys())
+    if clashing or len(custom) < len(custom_generate):
+        name = clashing[0] if clashing else next(iter(custom))
+        raise UserError(f"eval: a decoding method is called {name!r}, as another is; wanted other folder names.")
     legs = [Leg("greedy", None, greedy)]
     legs += [Leg(name, debias, greedy) for name, debias in methods.items()]
     if labelled:
@@ -205,7 +207,7 @@ def protocol_legs(
         ]
         legs += [Leg("bias", None, greedy, bias=settings.bias)] if settings.bias else []
         legs.append(Leg("prompt-alone", None, greedy, prompt=f"{prompt} {PROMPT_ALONE}"))
-    legs += [Leg(Path(f).resolve().name, None, greedy, custom_generate=str(Path(f).resolve())) for f in custom_generate]
+    legs += [Leg(name, None, greedy, custom_generate=one) for name, one in custom.items()]
     cutoff = DebiasConfig(alpha=0.0, beta=settings.debias[main].beta)
     sampled = [Leg("T=1", None, hot), Leg("cutoff-only@T=1", cutoff, hot)]
     for name, debias in methods.items():

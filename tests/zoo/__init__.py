@@ -1,5 +1,7 @@
 """Tiny random models of every family, with their real processors: what the tests of the families run on."""
 
+import pytest
+
 from tests.zoo import (
     blip_kin,
     encoders,
@@ -52,4 +54,9 @@ KINDS = (
     "Emu3",
 )
 
-__all__ = ["KINDS", "MEMBERS", "Member", "picture"]
+#: Every family as a parameter; all but one of each kind are slow.
+EVERY = [
+    pytest.param(member, id=member.name, marks=[] if member.name in KINDS else pytest.mark.slow) for member in MEMBERS
+]
+
+__all__ = ["EVERY", "KINDS", "MEMBERS", "Member", "picture"]

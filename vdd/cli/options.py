@@ -31,8 +31,14 @@ Alpha = Annotated[float | None, typer.Option(help="Contrast strength, ≥ 0; by 
 Beta = Annotated[float | None, typer.Option(help="Plausibility cut-off, 0 to 1; by default chosen on dev, else 0.1.")]
 Methods = Annotated[list[str] | None, typer.Option(help="Further methods, again for each: vcd, icd, m3id, nolan.")]
 CustomGenerate = Annotated[
-    list[Path] | None,
-    typer.Option(help="Folder of a decoding method with custom_generate/generate.py, whose code is run."),
+    list[str] | None,
+    typer.Option(
+        help="Folder of a decoding method with custom_generate/generate.py, whose code is run; again for each. Behind "
+        "commas what it is called with: dola,dola_layers=low."
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let --custom-generate name a method on the Hub, whose code is run.")
 ]
 Config = Annotated[Path | None, typer.Option(help="vdd.json of `vdd advise`, as one more leg.")]
 Repeats = Annotated[int, typer.Option(help="Draws of each sampling leg.")]
@@ -59,7 +65,7 @@ class Asking:
         images: of the questions.
         alpha, beta: None where they are to be chosen.
         methods: names of presets.
-        custom_generate: folders.
+        custom_generate: folders, or names on the Hub where `trust_remote_code` allows these.
         config: a file that `vdd advise` wrote.
         repeats: draws of each sampling leg.
         prompt, batch_size, share_images, strategy, max_new_tokens, seed: of the run.
@@ -72,7 +78,8 @@ class Asking:
     alpha: float | None
     beta: float | None
     methods: Sequence[str]
-    custom_generate: Sequence[Path]
+    custom_generate: Sequence[str]
+    trust_remote_code: bool
     config: Path | None
     repeats: int
     prompt: str
@@ -96,6 +103,7 @@ class Asking:
         choice("eval", "strategy", self.strategy, [name for name in STRATEGIES if name != "auto"])
         whole("eval", "repeats", self.repeats, low=1)
         self.presets()
+        self.custom()
         self.more_legs()
         refuse_foreign(self.out)
 
@@ -114,6 +122,23 @@ class Asking:
 
         known = [name for name in PRESETS if name not in ("vdd", "cutoff-only")]
         return {choice("eval", "method", name, known): PRESETS[name] for name in self.methods}
+
+    def custom(self) -> list[str]:
+        """The further methods' folders in full, and names on the Hub where these are allowed."""
+        from vdd._check import UserError
+
+        found = []
+        for one in self.custom_generate:
+            name, comma, settings = one.partition(",")
+            if Path(name).is_dir():
+                name = str(Path(name).resolve())
+            elif not self.trust_remote_code:
+                raise UserError(
+                    f"{name}: no such folder; wanted one with custom_generate/generate.py in it, or a method's name on "
+                    "the Hub with --trust-remote-code, since its code is run."
+                )
+            found.append(name + comma + settings)
+        return found
 
     def more_legs(self) -> list[Leg]:
         """The leg of the file that `vdd advise` wrote, where there is one."""
@@ -186,7 +211,7 @@ class Asking:
                 max_new_tokens=self.max_new_tokens,
                 repeats=self.repeats,
                 presets=self.presets(),
-                custom_generate=[str(folder) for folder in self.custom_generate],
+                custom_generate=self.custom(),
                 labelled=bool(self.labels),
             )
             whole_job = replace(job, legs=[*legs, *self.more_legs()])
