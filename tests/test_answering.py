@@ -19,6 +19,7 @@ from vdd.config import DebiasConfig, Leg, SamplingConfig
 from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.processor import PRESETS, VDDLogitsProcessor
+from vdd.run_folder import leg_skips
 from vdd.runner import run
 
 SHORT = SamplingConfig(max_new_tokens=3)
@@ -149,6 +150,13 @@ def test_free_answers_have_a_text_and_nothing_else(lower, images, questions, tmp
         assert [a.text for a in free[leg.name]] == [a.text for a in with_labels[leg.name]]
         assert {a.margin for a in free[leg.name]} == {None}
     assert not (tmp_path / "free" / "rows.safetensors").exists()
+
+
+def test_the_share_of_steps_that_did_not_ask_the_image_free_side_is_kept(lower, images, questions, tmp_path):  # noqa: F811
+    sure = DebiasConfig(alpha=1.0, beta=1.0)  # one token alone is plausible: nothing is ever asked
+    legs = [Leg("greedy", None, SHORT), Leg("sure", sure, SHORT), Leg("open", replace(sure, beta=0.0), SHORT)]
+    ran(lower, images, questions, tmp_path / "out", legs)
+    assert leg_skips(tmp_path / "out") == {"sure": 1.0, "open": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from vdd.distributions import follows, named, parts_of, priors_of
 from vdd.images import ImageError, image_path, load_image
 from vdd.job import Run
 from vdd.pipeline import Pipeline
-from vdd.records import Answer, Question
+from vdd.records import Answer, DecodingReport, Question
 from vdd.run_folder import Cost, Part
 
 
@@ -59,14 +59,16 @@ def answer_batch(pipeline: Pipeline, job: Run, labels: Labels | None, batch: Seq
             seed = (job.seed * len(job.legs) + place) * 1_000_003 + draw
             first = Cost() if known is None else known.first_token(leg, counter)
             before = _now(counter)
+            report = DecodingReport()
             if known is not None and leg.prompt is None:
-                records = known.answers(leg, seed, job.strategy)
+                records = known.answers(leg, seed, job.strategy, report)
             else:
                 own = work if leg.prompt is None else _asked(pipeline, job, asked, images, leg.prompt)
-                texts = own.generate(leg, seed, job.strategy)
+                texts = own.generate(leg, seed, job.strategy, report)
                 records = [_bare(question, text) for question, text in zip(asked, texts, strict=True)]
             shared = Cost() if leg.prompt is not None else _shared_cost(costs, leg, prefilled=work.goes_on(leg))
-            costs[leg.name] = _since(before, counter) + shared + (first if leg.labels_alone else Cost())
+            decoded = Cost(steps=report.steps, skipped=report.skipped)
+            costs[leg.name] = _since(before, counter) + shared + decoded + (first if leg.labels_alone else Cost())
             answers[leg.name] = _merged_with(failed, records)
     rows = {} if known is None else {name: row.float() for name, row in known.rows.items()}
     return Part(answers, rows, costs, work.unshared)
@@ -133,8 +135,8 @@ class _Known:
             self.firsts[debias] = (cut, uncut if self.labels.single_token else cut, _since(before, counter))
         return self.firsts[debias][2]
 
-    def answers(self, leg: Leg, seed: int, strategy: str) -> list[Answer]:
-        """One for each question."""
+    def answers(self, leg: Leg, seed: int, strategy: str, report: DecodingReport) -> list[Answer]:
+        """One for each question; `report` is filled with how they were decoded."""
         probabilities = uncut = self.found[IMAGE]
         if leg.debias in self.firsts:
             probabilities, uncut, _ = self.firsts[leg.debias]
@@ -142,7 +144,7 @@ class _Known:
         if leg.labels_alone:
             texts = [self.labels.names[label] for label in _chosen(scores, leg.sampling, seed)]
         else:
-            texts = self.work.generate(leg, seed, strategy)
+            texts = self.work.generate(leg, seed, strategy, report)
         if leg.custom_generate or (leg.debias is not None and leg.debias not in self.firsts):
             return [_bare(question, text) for question, text in zip(self.asked, texts, strict=True)]
         return self._records(leg, texts, probabilities, scores, _log_odds(self._moved(leg, uncut)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vdd.config import Leg
 from vdd.pipeline import Pipeline
+from vdd.records import DecodingReport
 
 
 class Asked:
@@ -73,8 +74,8 @@ class Asked:
             return True
         return leg.sampling.num_beams == 1 and not (leg.custom_generate or self.pipeline.reads_itself)
 
-    def generate(self, leg: Leg, seed: int, strategy: str) -> list[str]:
-        """The leg's answers."""
+    def generate(self, leg: Leg, seed: int, strategy: str, report: DecodingReport | None = None) -> list[str]:
+        """The leg's answers; `report` is filled with how they were decoded."""
         text_alone = leg.debias is None or leg.debias.reference in ("none", "unk", "both")
         return self.pipeline.generate(
             self.inputs if text_alone and self.goes_on(leg) else self.with_pixels,
@@ -84,4 +85,5 @@ class Asked:
             strategy=strategy,
             prefill=self.prefill if self.goes_on(leg) else None,
             custom=leg.custom_call(),
+            report=report,
         )

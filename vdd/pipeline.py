@@ -28,7 +28,7 @@ from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import Shared, check_inputs, check_processor, check_question, inputs_of, prompt_of, shared_of
 from vdd.reader import input_device
-from vdd.records import Answer
+from vdd.records import Answer, DecodingReport
 from vdd.reliance import Trace, Width, pieces, reliance_of
 
 
@@ -194,6 +194,7 @@ class Pipeline(Distributions):
         prefill: Prefill | None = None,
         trace: Trace | None = None,
         custom: Mapping[str, Any] | None = None,
+        report: DecodingReport | None = None,
     ) -> list[str]:
         """The answers' texts, without special tokens.
 
@@ -207,6 +208,7 @@ class Pipeline(Distributions):
                 again, and what was computed without the image before is remembered. The same up to kernel rounding.
             trace: filled with the first answer's tokens, how they were decoded and, unless plain, what each owes to
                 the image.
+            report: filled with how the answers were decoded, unless plain.
             custom: arguments of `generate` that name another decoding method, from `Leg.custom_call`; its code is run.
         """
         record = trace is not None and debias is not None and not debias.is_cutoff_only
@@ -220,6 +222,7 @@ class Pipeline(Distributions):
                 strategy=strategy or self.strategy,
                 memory=None if prefill is None else self.memory,
             )
+            plugin.report = plugin.report if report is None else report
         call: dict[str, Any] = {
             **inputs,
             "logits_processor": [width],

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,22 @@ from vdd.records import Answer, Question, QuestionId
 
 @dataclass
 class Cost:
-    """Seconds and rows × forwards of one part of the work on one batch."""
+    """What one part of the work on one batch took.
+
+    Attributes:
+        seconds: of the clock.
+        forwards: rows × forward passes.
+        steps: of debiased decoding.
+        skipped: of these, without asking the image-free side.
+    """
 
     seconds: float = 0.0
     forwards: int = 0
+    steps: int = 0
+    skipped: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.seconds + other.seconds, self.forwards + other.forwards)
+        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 DEV, CHOSEN = "dev", "chosen.json"
@@ -201,8 +210,18 @@ def _merge_rows(out: Path, count: int, order: Sequence[int]) -> None:
 def leg_costs(out: Path) -> dict[str, tuple[float, float]]:
     """Leg → (forwards, seconds) per question of a finished run."""
     asked = (out / "questions.jsonl").read_text(encoding="utf-8").count("\n")
+    return {name: (cost.forwards / asked, cost.seconds / asked) for name, cost in _totals(out).items()}
+
+
+def leg_skips(out: Path) -> dict[str, float]:
+    """Leg → share of the steps of debiased decoding at which nobody asked the image-free side; only debiased legs."""
+    return {name: cost.skipped / cost.steps for name, cost in _totals(out).items() if cost.steps}
+
+
+def _totals(out: Path) -> dict[str, Cost]:
     totals: dict[str, Cost] = {}
     for line in (out / "timings.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        totals[record["part"]] = totals.get(record["part"], Cost()) + Cost(record["seconds"], record["forwards"])
-    return {name: (cost.forwards / asked, cost.seconds / asked) for name, cost in totals.items()}
+        cost = Cost(**{name: value for name, value in record.items() if name not in ("batch", "part")})
+        totals[record["part"]] = totals.get(record["part"], Cost()) + cost
+    return totals
