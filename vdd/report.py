@@ -1,6 +1,6 @@
 """From stored answers to figures that can be believed: one row a leg, with its interval, its cost and its signature.
 
-Knows: answer files, scoring. Does not know: models. Reruns in seconds.
+Knows: finished runs, scoring. Does not know: models. Reruns in seconds.
 """
 
 from __future__ import annotations
@@ -14,24 +14,35 @@ from typing import Any
 import numpy as np
 
 from vdd._check import UserError
-from vdd.config import Leg, from_json
-from vdd.data import load_questions, read_records, write_atomic
+from vdd.config import Leg
+from vdd.data import write_atomic
+from vdd.finished import Drawn, FinishedRun, read_run
 from vdd.records import Answer, Question, Score
-from vdd.run_folder import leg_costs
 from vdd.scoring.pope import predictions, score_pope
-from vdd.scoring.score import Difference, McNemar, auroc, expected_calibration_error, mcnemar, paired_bootstrap
+from vdd.scoring.score import (
+    Difference,
+    McNemar,
+    auroc,
+    expected_calibration_error,
+    mcnemar,
+    paired_bootstrap,
+    signature,
+)
 from vdd.scoring.score import transitions as count_transitions
 
 COLUMNS = ("leg", "acc", "95 %", "Δ greedy, 95 %", "F1", "yes", "AUROC", "ECE", "fwd", "ms")
 """Of the table, figures in %; forwards and milliseconds are per question."""
 
+SCORES, RELABELLED = "scores.json", "scores-relabelled.json"
+
 
 @dataclass(frozen=True)
 class LegResult:
-    """How one leg did.
+    """How one leg did; where it was drawn several times, over all draws.
 
     Attributes:
         leg: what was run.
+        draws: how often each question was answered.
         score: accuracy, f1, … with intervals, `auroc` and `ece` among them, and the signature.
         gain: accuracy above the first leg's, with its paired interval; None for the first leg.
         test: McNemar's against the first leg; None for the first leg.
@@ -41,6 +52,7 @@ class LegResult:
     """
 
     leg: Leg
+    draws: int
     score: Score
     gain: Difference | None
     test: McNemar | None
@@ -49,7 +61,9 @@ class LegResult:
     seconds: float
 
 
-def evaluate(out: Path, *, names: Sequence[str], parser: str = "official", seed: int = 0) -> list[LegResult]:
+def evaluate(
+    out: Path, *, names: Sequence[str], parser: str = "official", seed: int = 0, relabelled: Path | None = None
+) -> list[LegResult]:
     """Score a finished run's answers to POPE-form questions, and write DIR/scores.json.
 
     Args:
@@ -57,21 +71,43 @@ def evaluate(out: Path, *, names: Sequence[str], parser: str = "official", seed:
         names: what opens the signatures; see `vdd.scoring.pope.name_parts_of`.
         parser: of `vdd.scoring.words.PARSERS`, for generated text.
         seed: of the bootstrap.
+        relabelled: question file with other labels of the same questions, such as RePOPE's; those that it leaves out
+            are left out, and the file is DIR/scores-relabelled.json.
     """
-    for name in ("run.json", "questions.jsonl", "timings.jsonl"):
-        if not (out / name).is_file():
-            raise UserError(f"{out}: has no {name}; wanted the folder of a finished run.")
-    legs = [from_json(Leg, values) for values in json.loads((out / "run.json").read_text(encoding="utf-8"))["legs"]]
-    questions = load_questions(out / "questions.jsonl", labels=("yes", "no"))
-    costs = leg_costs(out)
-    answers = {leg.name: _answers(out / "answers" / f"{leg.name}.jsonl", questions) for leg in legs}
-    results: list[LegResult] = []
-    for leg in legs:
-        baseline = answers[legs[0].name] if results else None
-        forwards, seconds = costs.get(leg.name, (0.0, 0.0))
-        results.append(_result(leg, questions, answers[leg.name], baseline, names, parser, seed, (forwards, seconds)))
-    write_atomic(out / "scores.json", json.dumps([_plain(result) for result in results], indent=1) + "\n")
+    results = score_run(read_run(out, relabelled=relabelled), names=names, parser=parser, seed=seed)
+    file = SCORES if relabelled is None else RELABELLED
+    write_atomic(out / file, json.dumps([_plain(result) for result in results], indent=1) + "\n")
     return results
+
+
+def score_run(run: FinishedRun, *, names: Sequence[str], parser: str = "official", seed: int = 0) -> list[LegResult]:
+    """One result a leg; the first is what the others are compared with. Writes nothing; otherwise as `evaluate`."""
+    first = run.legs[0].answers[0]
+    return [
+        _result(drawn, run.questions, first if place else None, names, parser, seed)
+        for place, drawn in enumerate(run.legs)
+    ]
+
+
+def read_scores(path: Path, legs: Sequence[Leg]) -> list[LegResult]:
+    """The results that `evaluate` wrote into a file.
+
+    Args:
+        path: DIR/scores.json or DIR/scores-relabelled.json.
+        legs: of the run, by whose names the results are found.
+
+    Raises:
+        UserError: where the file is none of those, or is of other legs.
+    """
+    known = {leg.name: leg for leg in legs}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [_from_plain(entry, known[entry["leg"]]) for entry in entries]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: holds no scores of this run's legs ({type(error).__name__}: {error}); wanted the file as "
+            "`vdd eval pope` writes it. Run it again: what is answered stays."
+        ) from error
 
 
 def table(results: Sequence[LegResult]) -> list[list[str]]:
@@ -86,39 +122,53 @@ def markdown(results: Sequence[LegResult]) -> str:
     return "\n".join([*lines, "", f"First leg: `{results[0].score.signature}`", ""])
 
 
+def read(questions: Sequence[Question], answers: Sequence[Answer], *, parser: str) -> list[str | None]:
+    """What each answer counts as, by the rule `parser` of `vdd.scoring.words.PARSERS`; None where there is none."""
+    return [*predictions(questions, _texts(answers), parser=parser)]
+
+
+def confidence(answer: Answer, said: str | None) -> float | None:
+    """The probability that what was said had among the labels, in [0, 1].
+
+    None without a margin, without probabilities, and where no label was said: such answers have no calibration.
+    """
+    shares = _shares(answer)
+    return shares.get(said or "") if answer.margin is not None else None
+
+
 def _result(
-    leg: Leg,
+    drawn: Drawn,
     questions: Sequence[Question],
-    answers: Sequence[Answer],
     baseline: Sequence[Answer] | None,
     names: Sequence[str],
     parser: str,
     seed: int,
-    cost: tuple[float, float],
 ) -> LegResult:
-    texts = _texts(answers)
-    score = score_pope(
-        questions,
-        texts,
-        parser=parser,
-        name_parts=names,
-        decoding=leg.signature(),
-        rng=np.random.default_rng(seed),
+    """Each draw counts as answers to the same questions about the same images."""
+    leg, draws = drawn.leg, len(drawn.answers)
+    every, said_all = [*questions] * draws, [answer for one in drawn.answers for answer in one]
+    texts = _texts(said_all)
+    score = score_pope(every, texts, parser=parser, name_parts=names, rng=np.random.default_rng(seed))
+    decoding = leg.signature() + (f"|draws:{draws}" if draws > 1 else "")
+    said = read(every, said_all, parser=parser)
+    right = np.array([p == q.label for p, q in zip(said, every, strict=True)])
+    score = Score(
+        {**score.values, "n": len(questions), **_sureness(every, said_all, said, right)},
+        signature(names, questions, parser=parser, decoding=decoding),
+        score.intervals,
     )
-    said = predictions(questions, texts, parser=parser)
-    right = np.array([p == q.label for p, q in zip(said, questions, strict=True)])
-    score = Score({**score.values, **_sureness(questions, answers, said, right)}, score.signature, score.intervals)
+    costs = (drawn.forwards, drawn.seconds)
     if baseline is None:
-        return LegResult(leg, score, None, None, {}, *cost)
-    before = predictions(questions, _texts(baseline), parser=parser)
-    was_right = np.array([p == q.label for p, q in zip(before, questions, strict=True)])
-    images = [question.image for question in questions]
+        return LegResult(leg, draws, score, None, None, {}, *costs)
+    before = read(questions, baseline, parser=parser) * draws
+    was_right = np.array([p == q.label for p, q in zip(before, every, strict=True)])
+    images = [question.image for question in every]
     gain = None
     if len(set(images)) > 1:
         gain = paired_bootstrap(was_right, right, images, rng=np.random.default_rng(seed))
-    labels = [question.label or "" for question in questions]
-    changed = count_transitions(before, said, labels)
-    return LegResult(leg, score, gain, mcnemar(was_right, right), changed, *cost)
+    once = slice(len(questions))  # McNemar's test wants independent pairs: the first draw alone
+    changed = count_transitions(before[once], said[once], [question.label or "" for question in questions])
+    return LegResult(leg, draws, score, gain, mcnemar(was_right[once], right[once]), changed, *costs)
 
 
 def _sureness(
@@ -129,14 +179,14 @@ def _sureness(
     Over the questions with a margin; of these, for the calibration error, the ones answered with a label.
     """
     ranked = [i for i, answer in enumerate(answers) if answer.margin is not None]
-    shares = [_shares(answer) for answer in answers]
-    sure = [i for i in ranked if said[i] in shares[i]]
+    chances = {i: confidence(answers[i], said[i]) for i in ranked}
+    sure = {i: chance for i, chance in chances.items() if chance is not None}
     values = {"auroc": float("nan"), "ece": float("nan")}
     if ranked:
         margins = [float(answers[i].margin or 0.0) for i in ranked]
         values["auroc"] = auroc(margins, [questions[i].label == "yes" for i in ranked])
     if sure:
-        values["ece"] = expected_calibration_error([shares[i][said[i] or ""] for i in sure], right[sure])
+        values["ece"] = expected_calibration_error([*sure.values()], right[[*sure]])
     return values
 
 
@@ -149,18 +199,6 @@ def _shares(answer: Answer) -> dict[str, float]:
 
 def _texts(answers: Sequence[Answer]) -> list[str | None]:
     return [None if answer.error is not None else answer.text for answer in answers]
-
-
-def _answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
-    answers = []
-    for where, record in read_records(path):
-        try:
-            answers.append(Answer.from_json(record))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-    if [answer.question_id for answer in answers] != [question.question_id for question in questions]:
-        raise UserError(f"{path}: its answers are not to the questions beside it; was the file changed by hand?")
-    return answers
 
 
 def _row(result: LegResult) -> list[str]:
@@ -184,6 +222,7 @@ def _row(result: LegResult) -> list[str]:
 def _plain(result: LegResult) -> dict[str, Any]:
     return {
         "leg": result.leg.name,
+        "draws": result.draws,
         **json.loads(result.score.to_json()),
         "gain": None if result.gain is None else list(result.gain),
         "mcnemar": None if result.test is None else result.test._asdict(),
@@ -191,3 +230,29 @@ def _plain(result: LegResult) -> dict[str, Any]:
         "forwards_per_question": result.forwards,
         "seconds_per_question": result.seconds,
     }
+
+
+_BESIDE_VALUES = (
+    "leg", "draws", "intervals", "signature", "gain", "mcnemar", "transitions",
+    "forwards_per_question", "seconds_per_question",
+)  # fmt: skip
+
+
+def _from_plain(entry: Mapping[str, Any], leg: Leg) -> LegResult:
+    """The inverse of `_plain`; null is NaN."""
+    values = {name: _number(value) for name, value in entry.items() if name not in _BESIDE_VALUES}
+    intervals = {name: (_number(low), _number(high)) for name, (low, high) in entry.get("intervals", {}).items()}
+    return LegResult(
+        leg,
+        entry["draws"],
+        Score(values, entry["signature"], intervals),
+        None if entry["gain"] is None else Difference(*entry["gain"]),
+        None if entry["mcnemar"] is None else McNemar(**entry["mcnemar"]),
+        entry["transitions"],
+        entry["forwards_per_question"],
+        entry["seconds_per_question"],
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -12,10 +12,13 @@ import typer
 
 from vdd._check import UserError
 from vdd._version import __version__
+from vdd.cli.advise import advise
 from vdd.cli.ask import ask
 from vdd.cli.demo import demo
 from vdd.cli.evaluate import evaluations
+from vdd.cli.report import report
 from vdd.cli.score import scores
+from vdd.cli.search import search
 from vdd.cli.toy import toy_data, train_toy
 
 INTERRUPTED = 130
@@ -32,6 +35,9 @@ app.command()(demo)
 app.command()(ask)
 app.add_typer(evaluations, name="eval")
 app.add_typer(scores, name="score")
+app.command()(report)
+app.command()(search)
+app.command()(advise)
 app.command()(toy_data)
 app.command()(train_toy)
 
