@@ -79,7 +79,7 @@ def test_help_comes_within_a_second_or_two_and_names_every_command():
         spent.append(time.perf_counter() - start)
     assert result.returncode == 0
     assert statistics.median(spent) < 2  # 1 s on an idle machine
-    for command in ("demo", "ask", "eval", "score", "toy-data", "train-toy"):
+    for command in ("demo", "ask", "eval", "score", "search", "advise", "report", "toy-data", "train-toy"):
         assert re.search(rf"\b{command}\b", result.stdout)
 
 
