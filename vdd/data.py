@@ -165,17 +165,17 @@ def match_answers(
     return [answer.text for answer in ordered]
 
 
-def write_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 to `path` so that readers see the old file or the new one, never a part of it.
+def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write `content`, text as UTF-8, to `path` so that readers see the old file or the new one, never a part of it.
 
     Args:
         path: in an existing folder; a symbolic link keeps pointing where it does.
-        text: written as it is, without translating line ends.
+        content: written as it is, without translating line ends.
 
     Raises:
         UserError: if the folder is missing or not writable, or `path` is a folder.
     """
-    body = text.encode("utf-8")
+    body = content.encode("utf-8") if isinstance(content, str) else content
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -9,13 +9,11 @@ Knows: files, bytes. Does not know: question sets, what is in a picture.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdd._check import UserError
+from vdd.data import write_atomic
 from vdd.images import ImageError, image_path
 
 
@@ -56,23 +54,10 @@ class PictureFolder:
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_whole(path, content)
+                write_atomic(path, content)
             elif path.read_bytes() != content:
                 raise UserError(
                     f"{path}: is another picture than the set's ({where}); wanted a new folder, or that of this set."
                 )
         except OSError as error:
             raise UserError(f"{path}: cannot be written or read ({error.strerror}).") from error
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        with suppress(OSError):  # there is none once it has taken the picture's place
-            draft.unlink()
