@@ -78,12 +78,14 @@ def test_a_folder_with_a_method_is_a_leg_and_is_called_with_its_settings(data, t
     more = ["--limit", 12, "--max-new-tokens", 2, "--repeats", 1, "--custom-generate", f"{tmp_path / 'mine'},word=9"]
     result = invoke("eval", "pope", *files, *more)
     assert result.exit_code == 0, result.exception
-    said = {json.loads(x)["text"] for x in (tmp_path / "out" / "answers" / "mine.jsonl").read_text().splitlines()}
+    said = {
+        json.loads(x)["text"] for x in (tmp_path / "out" / "answers" / "mine+word=9.jsonl").read_text().splitlines()
+    }
     from vdd.toy import load
 
     assert said == {load()[1].tokenizer.decode(9, skip_special_tokens=True).strip()}
     rows = {row["leg"]: row for row in json.loads((tmp_path / "out" / "scores.json").read_text())}
-    assert "custom:mine,word=9" in rows["mine"]["signature"]
+    assert "custom:mine,word=9" in rows["mine+word=9"]["signature"]
 
 
 def test_a_method_on_the_hub_wants_leave_to_run_its_code(data, tmp_path):
@@ -172,7 +174,7 @@ def test_advice_is_words_a_table_and_a_file_that_eval_decodes_by(data, tmp_path)
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("search", "--dev-share", 1.5), "dev_share"),
+        (("search", "--dev-share", 1.5), "share is 1.5"),
         (("search", "--seeds", 0), "seeds"),
         (("search", "--alpha", -1), "alpha"),
         (("advise", "--folds", 1), "folds"),

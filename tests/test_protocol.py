@@ -18,7 +18,16 @@ from vdd.data import load_questions
 from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.processor import PRESETS
-from vdd.protocol import ALPHAS, BETAS, Settings, choose_settings, chosen_on_dev, fitted_bias, protocol_legs
+from vdd.protocol import (
+    ALPHAS,
+    BETAS,
+    Settings,
+    choose_settings,
+    chosen_on_dev,
+    fitted_bias,
+    protocol_legs,
+    write_settings,
+)
 from vdd.runner import run
 from vdd.split import split_by_image
 from vdd.toy.questions import write_split
@@ -134,6 +143,8 @@ def test_settings_come_from_a_run_on_the_dev_questions_alone(toy, questions, tmp
     job = Run("toy", test, images, [protocol_legs(GIVEN)[0]], batch_size=8)
     pipe = Pipeline(*toy)
     found = chosen_on_dev(pipe, job, dev, tmp_path / "out", otherwise=GIVEN)
+    assert not (tmp_path / "out" / "chosen.json").exists()
+    write_settings(tmp_path / "out", found)
     assert json.loads((tmp_path / "out" / "chosen.json").read_text()) == found.to_json()
     stored = load_questions(tmp_path / "out" / "dev" / "questions.jsonl", labels=("yes", "no"))
     assert {q.question_id for q in stored} == {q.question_id for q in dev}
@@ -149,13 +160,24 @@ def test_dev_questions_about_the_tests_images_are_an_error(toy, questions, tmp_p
         chosen_on_dev(Pipeline(*toy), job, asked[:4], tmp_path / "out", otherwise=GIVEN)
 
 
-def test_without_a_readable_dev_image_the_given_settings_stay(toy, questions, tmp_path):
+def test_dev_questions_without_a_readable_image_are_an_error(toy, questions, tmp_path):
     images, asked = questions
     dev, test = split_by_image(asked, 0.5)
     job = Run("toy", test, images, [protocol_legs(GIVEN)[0]])
     (tmp_path / "none").mkdir()
-    found = chosen_on_dev(Pipeline(*toy), job, dev, tmp_path / "out", otherwise=GIVEN, dev_images=tmp_path / "none")
-    assert found == GIVEN
+    with pytest.raises(UserError, match=r"none of the \d+ dev questions has a readable image"):
+        chosen_on_dev(Pipeline(*toy), job, dev, tmp_path / "out", otherwise=GIVEN, dev_images=tmp_path / "none")
+
+
+def test_the_same_picture_under_another_name_is_found_on_both_sides(toy, questions, tmp_path):
+    images, asked = questions
+    (tmp_path / "copies").mkdir()
+    other = [replace(question, image=f"other-{question.image}") for question in asked[:4]]
+    for question, copy in zip(asked, other, strict=False):
+        (tmp_path / "copies" / copy.image).write_bytes((images / question.image).read_bytes())
+    job = Run("toy", asked, images, [protocol_legs(GIVEN)[0]])
+    with pytest.raises(UserError, match="in the dev questions and in the test questions"):
+        chosen_on_dev(Pipeline(*toy), job, other, tmp_path / "o", otherwise=GIVEN, dev_images=tmp_path / "copies")
 
 
 def test_presets_keep_their_own_settings_whatever_dev_says():

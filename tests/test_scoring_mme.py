@@ -157,10 +157,29 @@ def test_intervals_hold_the_figure_and_are_those_of_the_bootstrap_clustered_by_i
     assert all(low < score.values[name] < high for name, (low, high) in score.intervals.items())
     rows = outcomes(questions, texts)
     images = [q.question_id.partition("#")[0] for q in questions]
-    again = bootstrap_interval(
-        rows, images, rng=np.random.default_rng(5), samples=300, statistic=statistic("perception")
-    )
-    assert again == score.intervals["perception"]
+    count = 2 * 60  # rows of the first subtask; of several, images are drawn within each
+    for name, own in (("scene", slice(count)), ("OCR", slice(count, None))):
+        alone = score_mme(questions[own], texts[own], rng=np.random.default_rng(5), samples=300)
+        again = bootstrap_interval(
+            rows[own], images[own], rng=np.random.default_rng(5), samples=300, statistic=statistic(name)
+        )
+        assert alone.intervals[name] == again
+
+
+def test_a_subtask_of_few_images_keeps_them_in_every_resample():
+    questions = asked("count", ["yes", "no"] * 2) + asked("color", ["yes", "no"] * 50)
+    score = score_mme(questions, [q.label for q in questions], rng=np.random.default_rng(1), samples=500)
+    assert score.intervals["perception"] == (400.0, 400.0)
+    assert score.intervals["count"] == (200.0, 200.0)
+
+
+def test_the_gain_of_one_run_over_another_is_paired():
+    questions = asked("scene", ["yes", "no"] * 60) + asked("OCR", ["yes", "no"] * 40)
+    rng = random.Random(3)
+    texts = [rng.choice([q.label, q.label, "yes", "no"]) for q in questions]
+    score = score_mme(questions, texts)
+    rows = outcomes(questions, texts)
+    images = [q.question_id.partition("#")[0] for q in questions]
     better = outcomes(questions, [q.label for q in questions])
     gain = paired_bootstrap(rows, better, images, rng=np.random.default_rng(5), statistic=statistic("perception"))
     assert gain.value == pytest.approx(400 - score.values["perception"], abs=1e-9)

@@ -236,7 +236,7 @@ def test_labels_of_several_tokens_are_an_error_that_says_so(folder):
 
 def test_an_unfinished_run_is_an_error(folder):
     (folder / "timings.jsonl").unlink()
-    with pytest.raises(UserError, match="of a finished run"):
+    with pytest.raises(UserError, match="is no finished run"):
         load_stored(folder)
 
 

@@ -4,7 +4,7 @@ Every image is in one of K folds. For each fold the settings of each kind are ch
 this one, so that every question has an answer by settings that did not see it (cross-fitting). A kind is recommended
 where its accuracy is above plain greedy decoding by more than chance (paired bootstrap, clustered by image), and no
 other kind is better than it by more than chance; of several the cheapest: a bias, then post-hoc, then VDD. Else nothing
-is.
+is. Of every kind the answer is the more probable label, so that they differ by nothing else.
 
 Knows: stored rows, legs, costs. Does not know: models, tables, the command line.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from vdd.config import DebiasConfig, Leg, SamplingConfig, to_json
 from vdd.data import write_atomic
 from vdd.protocol import ALPHAS, BETAS, fitted_bias
 from vdd.scoring.score import Difference, paired_bootstrap
-from vdd.search import Stored, chances, rightness
+from vdd.search import Stored, chances
 from vdd.split import folds_by_image
 
 Array = NDArray[np.float64]
@@ -83,8 +83,9 @@ class Advice:
             for o in self.options[1:]
         )
         measured = (
-            f"On {count} questions plain greedy decoding is right in {100 * plain.accuracy:.1f} %. Against it, in "
-            f"points, by settings that never saw the answers they are scored on: {tried}."
+            f"On {count} questions the label that plain decoding finds more probable is right in "
+            f"{100 * plain.accuracy:.1f} %. Against it, in points, by settings that never saw the answers they are "
+            f"scored on: {tried}."
         )
         if self.kind == NOTHING:
             return f"Nothing helps here beyond chance: leave this model as it is. {measured}"
@@ -94,7 +95,7 @@ class Advice:
 _WHY = {
     BIAS: "A mere bias towards one answer does; what is said without the image adds nothing to it beyond chance.",
     POST_HOC: "Dividing out what the model says without the image does; contrasting adds nothing to it beyond chance.",
-    VDD: "Contrasting does, and what is cheaper does less.",
+    VDD: "Contrasting does; what is cheaper does not beyond chance, or less by more than chance.",
 }
 _NAMES = {NOTHING: "nothing", BIAS: "a bias", POST_HOC: "post-hoc", VDD: "VDD"}
 
@@ -175,10 +176,14 @@ def _post_hoc(stored: Stored, greedy: SamplingConfig) -> tuple[list[Leg], Array]
 
 
 def _contrasts(stored: Stored, greedy: SamplingConfig) -> tuple[list[Leg], Array]:
+    """Legs, and (legs, n) whether the label that is more probable under the contrast is the right one."""
     legs = [
         Leg("vdd", DebiasConfig(reference=reference, alpha=alpha, beta=beta), greedy)
         for reference in stored.references
         for alpha in ALPHAS
         for beta in BETAS
     ]
-    return legs, rightness(stored.questions, chances(stored, legs))
+    found = chances(stored, [replace(leg, sampling=replace(greedy, temperature=1.0)) for leg in legs])
+    positive = np.array([question.label == "yes" for question in stored.questions])
+    left = found.sum(axis=-1) > 0  # a cut-off may leave no label: then the answer is wrong
+    return legs, (((found[..., 0] > found[..., 1]) == positive) & left).astype(np.float64)

@@ -5,11 +5,11 @@ Knows: a pipeline, legs, labels. Does not know: files, other batches.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -55,8 +55,8 @@ def answer_batch(pipeline: Pipeline, job: Run, labels: Labels | None, batch: Seq
         costs[IMAGE] = _since(before, counter)
         known = None if labels is None else _Known.of(pipeline, labels, asked, work, costs, counter)
         answers: dict[str, list[Answer]] = {}
-        for place, leg in enumerate(job.legs):
-            seed = (job.seed * len(job.legs) + place) * 1_000_003 + draw
+        for leg in job.legs:
+            seed = _seed(job.seed, leg.name, draw)
             first = Cost() if known is None else known.first_token(leg, counter)
             before = _now(counter)
             report = DecodingReport()
@@ -153,11 +153,10 @@ class _Known:
         """(batch, labels) after the prior is divided out and the bias added."""
         if leg.post_hoc is not None:
             probabilities = AffineCalibration.from_prior(self.priors[leg.post_hoc])(probabilities)
-        if leg.bias:
-            factors = torch.ones_like(probabilities)
-            factors[:, 0] = math.exp(leg.bias)
-            probabilities = probabilities * factors
-            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        if leg.bias is not None:
+            scores = probabilities.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+            scores[:, 0] += leg.bias
+            probabilities = scores.softmax(dim=-1)
         return probabilities
 
     def _records(
@@ -165,7 +164,7 @@ class _Known:
     ) -> list[Answer]:
         raw = named(self.labels, probabilities)
         prior = named(self.labels, self.priors[leg.post_hoc]) if leg.post_hoc else []
-        key = leg.post_hoc or ("bias" if leg.bias else None)
+        key = leg.post_hoc or ("bias" if leg.bias is not None else None)
         debiased = named(self.labels, scores)
         return [
             Answer(
@@ -186,6 +185,11 @@ def _log_odds(scores: Tensor) -> list[float]:
     """(batch,) of the first label against the second."""
     odds = scores.cpu().double().clamp(min=torch.finfo(torch.float64).tiny).log()
     return list((odds[:, 0] - odds[:, 1]).tolist())
+
+
+def _seed(seed: int, leg: str, draw: int) -> int:
+    """Of a leg's random numbers in a batch, whatever other legs there are."""
+    return int.from_bytes(sha256(f"{seed}:{leg}:{draw}".encode()).digest()[:7], "big")
 
 
 def _chosen(scores: Tensor, sampling: SamplingConfig, seed: int) -> list[int]:

@@ -150,7 +150,7 @@ class Leg:
         debias: None for plain decoding.
         sampling: how tokens are chosen.
         post_hoc: the reference whose answer prior is divided out ("none", "unk", "both"), None for generated text.
-        bias: added to the log-odds of the first label against all others; 0 is off.
+        bias: added to the log-odds of the first label against all others; None for none.
         prompt: this leg's own wording of the question, "{question}" in it; None for the run's.
         custom_generate: a decoding method that transformers loads, a folder or a name on the Hub, and behind commas
             what it is called with ("transformers-community/dola,dola_layers=low"); "" for its own or this package's.
@@ -164,7 +164,7 @@ class Leg:
     debias: DebiasConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     post_hoc: str | None = None
-    bias: float = 0.0
+    bias: float | None = None
     prompt: str | None = None
     custom_generate: str = ""
     repeat: int = 0
@@ -186,12 +186,12 @@ class Leg:
     @property
     def labels_alone(self) -> bool:
         """Whether it answers with a label rather than by writing."""
-        return self.post_hoc is not None or self.bias != 0
+        return self.post_hoc is not None or self.bias is not None
 
     def signature(self) -> str:
         """`ref:none|a:1|b:0.1|greedy` and the like, with whatever else is not the default."""
         parts = [f"posthoc:{self.post_hoc}"] if self.post_hoc else []
-        parts += [f"bias:{self.bias:.3g}"] if self.bias else []
+        parts += [f"bias:{self.bias:.3g}"] if self.bias is not None else []
         parts += [f"prompt:{_digest(self.prompt)}"] if self.prompt is not None else []
         method, *settings = self.custom_generate.split(",")
         method = ",".join([Path(method).name, *settings])
@@ -252,7 +252,7 @@ def load_leg(path: str | os.PathLike[str]) -> Leg:
         raise UserError(f"{path}: cannot be read ({error}); wanted vdd.json, as `vdd advise` writes it.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}; wanted a JSON object, as `vdd advise` writes it.")
-    if "decoding" in values:
+    if isinstance(values.get("decoding"), dict):
         return from_json(Leg, values["decoding"])
     return Leg(Path(path).stem, from_json(DebiasConfig, values))
 

@@ -232,7 +232,7 @@ class Pipeline(Distributions):
             **(custom or {}),
         }
         seen = None if prefill is None else prefill.seen(self.reader)
-        with _seeded(seed, self.device), torch.no_grad():
+        with _seeded(seed, self.device), torch.no_grad(), _blamed(custom):
             output = decoded(
                 self.model,
                 self.model.generate,
@@ -243,7 +243,7 @@ class Pipeline(Distributions):
                 seen=seen,
             )
         if custom and not self.family.encoder_decoder:
-            width.columns = inputs["input_ids"].shape[1]  # such a method need not ask a logits processor
+            width.columns = _checked_width(custom, getattr(output, "sequences", output), inputs["input_ids"])
         if width.columns is None:
             raise UserError("vdd: this model's `generate` asked no logits processor, so nothing was debiased.")
         tokens = getattr(output, "sequences", output)[:, width.columns :]
@@ -304,6 +304,33 @@ class _Clock:
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[phase], self.last = now - self.last, now
+
+
+@contextlib.contextmanager
+def _blamed(custom: Mapping[str, Any] | None) -> Iterator[None]:
+    """Say of what fails inside whose fault it is, where that is another decoding method's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not custom:
+            raise
+        raise UserError(
+            f"{custom['custom_generate']}: the decoding method failed ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _checked_width(custom: Mapping[str, Any], sequences: Any, ids: Tensor) -> int:
+    """Columns of the prompt in what a decoding method returned; such a method need not ask a logits processor."""
+    width = ids.shape[1]
+    if not isinstance(sequences, Tensor) or sequences.ndim != 2 or not torch.equal(sequences[:, :width], ids):
+        came = tuple(sequences.shape) if isinstance(sequences, Tensor) else type(sequences).__name__
+        raise UserError(
+            f"{custom['custom_generate']}: the decoding method returned {came}; wanted ({len(ids)}, ≥ {width}) token "
+            "ids, each row beginning with its prompt, as transformers' own do."
+        )
+    return width
 
 
 @contextlib.contextmanager

@@ -11,8 +11,11 @@ Knows: legs, stored rows, the runner. Does not know: scores, tables, the command
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from vdd._check import UserError, whole
 from vdd.config import PRIORS, DebiasConfig, Leg, SamplingConfig
 from vdd.data import write_atomic
+from vdd.images import ImageError, image_path
 from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.records import Question
@@ -30,9 +34,9 @@ from vdd.runner import ALONE, Progress, run
 from vdd.search import Stored, chances, load_margins, load_stored, rightness
 from vdd.workers import Workers
 
-ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
+ALPHAS = (1.0, 0.5, 1.5, 0.25, 2.0)
 BETAS = (0.1, 0.2, 0.05, 0.5)
-"""What is tried on dev; of equals the first wins, so that the paper's β stays where it does not matter."""
+"""What is tried on dev; of equals the first wins, so that the paper's settings stay where they do not matter."""
 
 PROMPT_ALONE = "Answer yes whenever that is possible."
 """The control that moves answers by words alone, after arXiv:2504.10020; the wording is this package's."""
@@ -47,12 +51,12 @@ class Settings:
 
     Attributes:
         debias: VDD's settings by reference.
-        bias: added to the log-odds of the first label; 0 for none.
+        bias: added to the log-odds of the first label; None where none was fitted.
         dev: questions that these were chosen on; 0 where they were given.
     """
 
     debias: Mapping[str, DebiasConfig]
-    bias: float = 0.0
+    bias: float | None = None
     dev: int = 0
 
     @classmethod
@@ -102,24 +106,28 @@ def chosen_on_dev(
     progress: Progress | None = None,
     workers: Workers = ALONE,
 ) -> Settings:
-    """Answer the dev questions greedily, into OUT/dev, and choose by these answers, into OUT/chosen.json.
+    """Answer the dev questions greedily, into OUT/dev, and choose by these answers.
 
     Args:
         pipeline: the model.
         job: the run on the test questions; all but its questions and legs is the dev run's too.
         dev: questions about none of the job's images.
         out: the job's folder.
-        otherwise: what stays where nothing can be chosen: no dev image is readable, or labels take several tokens.
+        otherwise: what stays of VDD's settings where labels take several tokens of the model: then the bias is fitted.
         dev_images: their folder, where that is not the job's.
         alphas, betas: what is tried; of equals the first wins.
         progress: as for `vdd.runner.run`.
         workers: as for `vdd.runner.run`.
+
+    Raises:
+        UserError: where a picture is in dev and in test, by its content, or no dev image can be read.
     """
     folder = dev_images or job.images
-    apart = {question.image for question in dev} & {question.image for question in job.questions}
-    if apart and folder.resolve() == job.images.resolve():
+    tested = _contents(job.images, job.questions)
+    both = sorted(name for content, name in _contents(folder, dev).items() if content in tested)
+    if both:
         raise UserError(
-            f"eval: {len(apart)} images are in the dev questions and in the test questions, {min(apart)} among them; "
+            f"eval: {len(both)} images are in the dev questions and in the test questions, {both[0]} among them; "
             "wanted others, or what is chosen has seen them."
         )
     greedy = Leg("greedy", None, SamplingConfig(max_new_tokens=1))
@@ -128,19 +136,32 @@ def chosen_on_dev(
     pipeline.memory.clear()  # what was said of dev texts would make the test run look cheaper than it is
     margins = load_margins(out / DEV, greedy)
     if not margins:
-        return otherwise
+        raise UserError(
+            f"eval: none of the {len(dev)} dev questions has a readable image in {folder}; wanted --dev-images, or "
+            "--dev-share 0 to choose nothing."
+        )
     if pipeline.labels(job.labels).single_token:
-        settings = choose_settings(load_stored(out / DEV), margins, alphas=alphas, betas=betas)
-    else:
-        odds, positive = _with_labels(dev, margins)
-        settings = replace(otherwise, bias=fitted_bias(odds, positive), dev=len(odds))
-    if workers.is_first:
-        write_atomic(out / CHOSEN, json.dumps(settings.to_json(), indent=1) + "\n")
-    return settings
+        return choose_settings(load_stored(out / DEV), margins, alphas=alphas, betas=betas)
+    odds, positive = _with_labels(dev, margins)
+    return replace(otherwise, bias=fitted_bias(odds, positive), dev=len(odds))
+
+
+def write_settings(out: Path, settings: Settings) -> None:
+    """Write OUT/chosen.json beside the run that was made with these settings."""
+    write_atomic(out / CHOSEN, json.dumps(settings.to_json(), indent=1) + "\n")
+
+
+def _contents(folder: Path, questions: Sequence[Question]) -> dict[str, str]:
+    """Digest → name of the questions' pictures, of those that can be read."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(question.image for question in questions):
+        with suppress(OSError, ImageError):
+            found[sha256(image_path(folder, name).read_bytes()).hexdigest()] = name
+    return found
 
 
 def fitted_bias(margins: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """The number b nearest to 0 for which `margin + b > 0` is most often right.
+    """A number b for which `margin + b > 0` is most often right: 0 where that is one, else midway between two margins.
 
     Args:
         margins: (n,) log-odds of yes against no.
@@ -192,8 +213,8 @@ def protocol_legs(
     hot = replace(greedy, temperature=1.0)
     main = next(iter(settings.debias))
     methods = {f"vdd-{name}": debias for name, debias in settings.debias.items()} | dict(presets or {})
-    custom = {Path(one.partition(",")[0]).name: one for one in custom_generate}
-    clashing = sorted(custom.keys() & methods.keys())
+    custom = {custom_name(one): one for one in custom_generate}
+    clashing = sorted(custom.keys() & {"greedy", *methods})
     if clashing or len(custom) < len(custom_generate):
         name = clashing[0] if clashing else next(iter(custom))
         raise UserError(f"eval: a decoding method is called {name!r}, as another is; wanted other folder names.")
@@ -205,7 +226,7 @@ def protocol_legs(
             Leg(f"{name}+posthoc-{_on(debias, main)}", debias, greedy, post_hoc=_on(debias, main))
             for name, debias in methods.items()
         ]
-        legs += [Leg("bias", None, greedy, bias=settings.bias)] if settings.bias else []
+        legs += [Leg("bias", None, greedy, bias=settings.bias)] if settings.bias is not None else []
         legs.append(Leg("prompt-alone", None, greedy, prompt=f"{prompt} {PROMPT_ALONE}"))
     legs += [Leg(name, None, greedy, custom_generate=one) for name, one in custom.items()]
     cutoff = DebiasConfig(alpha=0.0, beta=settings.debias[main].beta)
@@ -222,6 +243,12 @@ def protocol_legs(
         for leg in sampled
         for draw in range(repeats)
     ]
+
+
+def custom_name(method: str) -> str:
+    """A further method's name as a leg: its folder's, with what it is called with."""
+    folder, *settings = method.split(",")
+    return re.sub(r"[^\w@=+.-]+", "-", ",".join([Path(folder).name, *settings]).replace(",", "+"))
 
 
 def _on(debias: DebiasConfig, main: str) -> str:

@@ -152,8 +152,10 @@ def _result(
     decoding = leg.signature() + (f"|draws:{draws}" if draws > 1 else "")
     said = read(every, said_all, parser=parser)
     right = np.array([p == q.label for p, q in zip(said, every, strict=True)])
+    totals = {name: int(score.values[name]) for name in ("unparsed", "unanswered")}
+    counts = {name: total / draws if total % draws else total // draws for name, total in totals.items()}  # of a draw
     score = Score(
-        {**score.values, "n": len(questions), **_sureness(every, said_all, said, right)},
+        {**score.values, "n": len(questions), **counts, **_sureness(every, said_all, said, right)},
         signature(names, questions, parser=parser, decoding=decoding),
         score.intervals,
     )

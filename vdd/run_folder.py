@@ -207,6 +207,13 @@ def _merge_rows(out: Path, count: int, order: Sequence[int]) -> None:
     draft.replace(out / "rows.safetensors")
 
 
+def unanswered(out: Path) -> int:
+    """How many questions of a finished run have no answer, as their images could not be read."""
+    first = json.loads((out / "run.json").read_text(encoding="utf-8"))["legs"][0]["name"]
+    lines = (out / "answers" / f"{first}.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum("error" in json.loads(line) for line in lines)
+
+
 def leg_costs(out: Path) -> dict[str, tuple[float, float]]:
     """Leg → (forwards, seconds) per question of a finished run."""
     asked = (out / "questions.jsonl").read_text(encoding="utf-8").count("\n")

@@ -67,11 +67,12 @@ def candidates(
     kinds: list[DebiasConfig | None] = [None, *(DebiasConfig(alpha=0.0, beta=beta) for beta in betas if beta > 0)]
     kinds += [
         DebiasConfig(reference=reference, alpha=alpha, beta=beta)
-        for reference, alpha, beta in itertools.product(references, sorted(alphas), betas)
+        for reference, alpha, beta in itertools.product(references, alphas, betas)
+        if alpha > 0
     ]
     return [
         Leg(f"{_kind(kind)}@{_way(sampling)}", kind, sampling)
-        for kind in kinds
+        for kind in dict.fromkeys(kinds)
         for sampling in samplings
         if not (kind is not None and kind.is_cutoff_only and sampling.temperature == 0)  # greedy's own answers
     ]
@@ -139,8 +140,10 @@ def load_stored(out: Path) -> Stored:
     Raises:
         UserError: where the run is not whole, or a label has no token of its own.
     """
-    if not (out / "rows.safetensors").is_file() or not (out / "timings.jsonl").is_file():
-        raise UserError(f"{out}: has no rows.safetensors of a finished run; wanted the folder of one.")
+    if not (out / "timings.jsonl").is_file():
+        raise UserError(f"{out}: is no finished run; wanted the folder of one.")
+    if not (out / "rows.safetensors").is_file():
+        raise UserError(f"{out}: has no first-token rows: no image could be read, or the answers have no labels.")
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     labels: dict[str, list[list[int]]] = record["labels"]
     if any(len(form) != 1 for own in labels.values() for form in own):
@@ -190,7 +193,7 @@ def chances(stored: Stored, legs: Sequence[Leg], *, progress: Callable[[int, int
     return found
 
 
-def said_chances(out: Path, legs: Sequence[Leg], questions: Sequence[Question], *, parser: str = "exact") -> Array:
+def said_chances(out: Path, legs: Sequence[Leg], questions: Sequence[Question], *, parser: str = "official") -> Array:
     """(legs, n, 2) the same of generated answers: 1 for the label that was said."""
     found = np.zeros((len(legs), len(questions), 2))
     for number, leg in enumerate(legs):

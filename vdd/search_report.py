@@ -45,7 +45,7 @@ def write_search(
     """
     right = rightness(questions, found)
     dev = on_dev(questions, share, seed=0)
-    said = found.sum(axis=1)
+    said = found[:, ~dev].sum(axis=1)
     yes = said[:, 0] / np.maximum(said.sum(axis=-1), 1e-300)
     order = np.argsort(-right[:, dev].mean(axis=1), kind="stable")
     rows: list[dict[str, Any]] = [
@@ -138,7 +138,7 @@ def _costs_as(kind: str, leg: Leg) -> str:
 
 
 def _settings(leg: Leg) -> str:
-    if leg.bias:
+    if leg.bias is not None:
         return f"bias {leg.bias:+.2f}"
     if leg.post_hoc:
         return leg.post_hoc

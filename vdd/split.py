@@ -5,15 +5,20 @@ Knows: questions. Does not know: files, answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from vdd._check import UserError, real
 from vdd.records import Question
 
 
+def image_of(question: Question) -> str:
+    """The picture that a question names."""
+    return question.image
+
+
 def split_by_image(
-    questions: Sequence[Question], share: float, *, seed: int = 0
+    questions: Sequence[Question], share: float, *, seed: int = 0, key: Callable[[Question], str] = image_of
 ) -> tuple[list[Question], list[Question]]:
     """(dev, test): all questions about `share` of the images, and all others, each in the given order.
 
@@ -23,17 +28,18 @@ def split_by_image(
         questions: about two images at least.
         share: of the images, in (0, 1); at least one image goes to each side.
         seed: other seeds draw other images.
+        key: what tells which picture a question is about.
 
     Raises:
         UserError: on a share out of range or a single image.
     """
     real("split", "share", share, low=1e-6, high=1 - 1e-6)
-    names = {question.image for question in questions}
+    names = {key(question) for question in questions}
     if len(names) < 2:
         raise UserError(f"split: the questions are about {len(names)} image(s); wanted two at least, to part them.")
     drawn = sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
     chosen = set(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
-    return [q for q in questions if q.image in chosen], [q for q in questions if q.image not in chosen]
+    return [q for q in questions if key(q) in chosen], [q for q in questions if key(q) not in chosen]
 
 
 def folds_by_image(images: Sequence[str], count: int, *, seed: int = 0) -> list[int]:

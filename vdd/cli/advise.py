@@ -29,13 +29,16 @@ def advise(
     from vdd._check import UserError, whole
     from vdd.config import DebiasConfig, Leg, SamplingConfig
     from vdd.data import load_questions
-    from vdd.run_folder import refuse_foreign
+    from vdd.run_folder import refuse_foreign, unanswered
+    from vdd.split import folds_by_image
 
     asked = load_questions(questions, labels=("yes", "no"))
-    whole("advise", "folds", folds, low=2)
+    folds_by_image([question.image for question in asked], whole("advise", "folds", folds, low=2))
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; wanted the folder of the images.")
     answered = out / "answered"
+    if (out / "run.json").exists():
+        raise UserError(f"{out}: holds a run of `vdd eval`; wanted a folder of its own.")
     refuse_foreign(answered)
     from vdd.advise import advise as advice_of
     from vdd.advise import write_decoding
@@ -54,6 +57,9 @@ def advise(
     legs += [Leg(f"posthoc-{name}", None, greedy, post_hoc=name) for name in pipeline.priors]
     with progress("questions") as advance:
         run(pipeline, Run(model, asked, images, legs, prompt=prompt, batch_size=batch_size), answered, progress=advance)
+    missing = unanswered(answered)
+    if missing:
+        say(f"{missing} of {len(asked)} questions are left out: their images could not be read")
     stored = load_stored(answered)
     advice = advice_of(stored, load_margins(answered, legs[0]), folds=folds, seed=seed)
     costs = leg_costs(answered)

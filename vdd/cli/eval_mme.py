@@ -47,7 +47,7 @@ def mme(
 ) -> None:
     """Perception, cognition and hallucination sums in every leg, with intervals; answers, scores and a table."""
     from vdd._check import UserError, real
-    from vdd.data import load_questions, write_atomic
+    from vdd.data import write_atomic
     from vdd.sets.mme import read_questions
 
     real("eval", "dev_share", dev_share, low=0.0, high=0.9)
@@ -76,7 +76,7 @@ def mme(
         quantize=quantize,
     )
     asking.debias()
-    known = [] if dev is None else load_questions(dev, labels=("yes", "no"))
+    known = asking.dev_questions(dev, dev_images)
     if folder is not None:
         asked = read_questions(folder)
     asking.check()
@@ -87,8 +87,9 @@ def mme(
     if dev is None and dev_share:
         from vdd.split import split_by_image
 
-        known, asked = split_by_image(asked, dev_share, seed=seed)
-    settings, workers = asking.answer(asked, known, dev_images)
+        # some pictures lie in several subtasks under one name
+        known, asked = split_by_image(asked, dev_share, seed=seed, key=lambda question: Path(question.image).name)
+    _, workers = asking.answer(asked, known, dev_images)
     if not workers.is_first:
         return
     from vdd.cli.show import say, show_table
@@ -97,7 +98,5 @@ def mme(
     results = evaluate(out, seed=seed)
     show_table("mme", COLUMNS, table(results))
     write_atomic(out / "table.md", markdown(results))
-    if settings.dev:
-        say(f"settings were chosen on {settings.dev} questions about other images: {out / 'chosen.json'}")
     say(f"signature of the first leg: {results[0].score.signature}")
     say(f"answers, scores and table: {out}")

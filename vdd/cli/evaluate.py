@@ -110,7 +110,9 @@ def pope(
             raise UserError(f"{images}: no such folder; wanted the folder of the images.")
     elif images.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{images}: is within {out}; wanted a folder beside it, which other runs may share.")
-    known = [] if dev is None else load_questions(dev, labels=("yes", "no"))
+    known = asking.dev_questions(dev, dev_images)
+    if relabelled is not None:
+        load_questions(relabelled, labels=("yes", "no"))
     asking.check()
     if dataset is not None:
         from vdd.sets.hub import load_hub, name_parts
@@ -121,7 +123,7 @@ def pope(
         from vdd.split import split_by_image
 
         known, asked = split_by_image(asked, dev_share, seed=seed)
-    settings, workers = asking.answer(asked, known, dev_images)
+    _, workers = asking.answer(asked, known, dev_images)
     if not workers.is_first:
         return
     from vdd.cli.show import say, show_table
@@ -136,10 +138,5 @@ def pope(
         text += f"\n### {' '.join(names)}\n\n{markdown(again)}"
         show_table(" ".join(names), COLUMNS, table(again))
     write_atomic(out / "table.md", text)
-    if settings.dev:
-        say(f"settings were chosen on {settings.dev} questions about other images: {out / 'chosen.json'}")
-    unanswered = results[0].score.values["unanswered"]
-    if unanswered:
-        say(f"{unanswered} of {len(asked)} questions have no answer: their images could not be read")
     say(f"signature of the first leg: {results[0].score.signature}")
     say(f"answers, scores and table: {out}")

@@ -95,11 +95,13 @@ class Asking:
 
     def check(self) -> None:
         """Raise UserError on what can be known to be wrong before a model is opened."""
-        from vdd._check import choice, whole
+        from vdd._check import UserError, choice, whole
         from vdd.config import STRATEGIES, SamplingConfig
         from vdd.run_folder import refuse_foreign
 
         SamplingConfig(max_new_tokens=self.max_new_tokens)
+        if any(leg.labels_alone for leg in self.more_legs()) and not self.labels:
+            raise UserError(f"{self.config}: this decoding answers with labels, and free answers have none.")
         choice("eval", "strategy", self.strategy, [name for name in STRATEGIES if name != "auto"])
         whole("eval", "repeats", self.repeats, low=1)
         self.presets()
@@ -152,6 +154,21 @@ class Asking:
         sampling: SamplingConfig = replace(leg.sampling, max_new_tokens=self.max_new_tokens)
         return [replace(leg, name="config", sampling=sampling)]
 
+    def dev_questions(self, dev: Path | None, dev_images: Path | None) -> list[Question]:
+        """The questions of a dev file, where there is one.
+
+        Raises:
+            UserError: where the file or its images are wrong, or images came without a file.
+        """
+        from vdd._check import UserError
+        from vdd.data import load_questions
+
+        if dev_images is not None and dev is None:
+            raise UserError("eval: --dev-images came without --dev; wanted the dev questions' file beside it.")
+        if dev_images is not None and not dev_images.is_dir():
+            raise UserError(f"{dev_images}: no such folder; wanted the folder of the dev questions' images.")
+        return [] if dev is None else load_questions(dev, labels=("yes", "no"))
+
     def answer(
         self, asked: Sequence[Question], known: Sequence[Question], dev_images: Path | None = None
     ) -> tuple[Settings, Workers]:
@@ -166,7 +183,8 @@ class Asking:
         from vdd.cli.show import progress, say
         from vdd.config import Leg
         from vdd.job import Run
-        from vdd.protocol import ALPHAS, BETAS, Settings, chosen_on_dev, protocol_legs
+        from vdd.protocol import ALPHAS, BETAS, Settings, chosen_on_dev, protocol_legs, write_settings
+        from vdd.run_folder import CHOSEN, unanswered
         from vdd.runner import run
         from vdd.workers import Workers
 
@@ -216,6 +234,15 @@ class Asking:
             )
             whole_job = replace(job, legs=[*legs, *self.more_legs()])
             unshared = run(pipeline, whole_job, self.out, progress=advance, workers=workers)
-        if unshared and workers.is_first:
+        if not workers.is_first:
+            return settings, workers
+        if settings.dev:
+            write_settings(self.out, settings)
+            some = f" ({len(known) - settings.dev} more have no readable image)" if settings.dev < len(known) else ""
+            say(f"settings were chosen on {settings.dev} questions about other images{some}: {self.out / CHOSEN}")
+        if unshared:
             say(f"each question read its image anew: {unshared}")
+        missing = unanswered(self.out)
+        if missing:
+            say(f"{missing} of {len(asked)} questions have no answer: their images could not be read")
         return settings, workers

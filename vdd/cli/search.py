@@ -32,21 +32,24 @@ def search(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
 ) -> None:
     """Temperature, top-p, top-k by strength, cut-off and reference: the best on dev, and what it is worth on test."""
-    from vdd._check import UserError, real, whole
+    from vdd._check import UserError, whole
     from vdd.config import DebiasConfig, Leg
     from vdd.data import load_questions
-    from vdd.run_folder import refuse_foreign
+    from vdd.run_folder import refuse_foreign, unanswered
+    from vdd.split import split_by_image
 
     asked = load_questions(questions, labels=("yes", "no"))
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; wanted the folder of the images.")
-    real("search", "dev_share", dev_share, low=1e-6, high=1 - 1e-6)
+    split_by_image(asked, dev_share)
     whole("search", "seeds", seeds, low=1)
     for value in alpha or ():
         DebiasConfig(alpha=value)
     for value in beta or ():
         DebiasConfig(beta=value)
     answered = out / "answered"
+    if (out / "run.json").exists():
+        raise UserError(f"{out}: holds a run of `vdd eval`; wanted a folder of its own.")
     refuse_foreign(answered)
     from vdd.cli.models import open_pipeline
     from vdd.cli.show import progress, say, show_table
@@ -61,6 +64,9 @@ def search(
     job = Run(model, asked, images, [Leg("greedy", None, legs[0].sampling)], prompt=prompt, batch_size=batch_size)
     with progress("questions") as advance:
         run(pipeline, job, answered, progress=advance)
+    missing = unanswered(answered)
+    if missing:
+        say(f"{missing} of {len(asked)} questions are left out: their images could not be read")
     stored = load_stored(answered)
     undecided = stored.undecided
     if undecided <= UNDECIDED:
@@ -80,4 +86,6 @@ def search(
     show_table(title, columns, rows[:SHOWN])
     title, columns, rows = choice_table(choices)
     show_table(title, columns, rows)
+    if undecided > UNDECIDED:
+        say("sampled configurations were drawn once")
     say(f"all {len(legs)} configurations, tables and pictures: {out}")

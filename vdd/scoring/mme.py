@@ -128,6 +128,21 @@ def statistic(name: str) -> Statistic:
     return lambda totals, n: figures(totals)[name]
 
 
+def _resampled(
+    rows: NDArray[np.int64], places: Sequence[tuple[str, str]], rng: np.random.Generator, samples: int
+) -> Array:
+    """(samples, 14, 3) sums over resamples of the images within each subtask, so that none is ever left without any."""
+    totals = np.zeros((samples, *rows.shape[1:]))
+    for subtask in SUBTASKS:
+        own = [row for row, (name, _) in enumerate(places) if name == subtask]
+        images = [places[row] for row in own]
+        if len(set(images)) > 1:
+            totals += resample(rows[own], images, rng=rng, samples=samples)[0]
+        else:
+            totals += rows[own].sum(axis=0)
+    return totals
+
+
 def score_mme(
     questions: Sequence[Question],
     texts: Sequence[str | None],
@@ -142,7 +157,8 @@ def score_mme(
         questions: with ids that `place_of` understands, two to an image, labels "yes" or "no"; at least one subtask.
         texts: their answers in the same order, None where a question stayed unanswered.
         decoding: how the answers came about, as `Leg.signature()` says it; "" where that is unknown.
-        rng: with it, 95 % bootstrap intervals clustered by image, for every figure; there are none for a single image.
+        rng: with it, 95 % bootstrap intervals for every figure, whole images drawn within each subtask; there are none
+            for a single image.
         samples: resamples of these, ≥ 1.
 
     Returns:
@@ -172,8 +188,7 @@ def score_mme(
     values |= {f"{subtask}_other": other[subtask] for subtask in came}
     intervals: Mapping[str, tuple[float, float]] = {}
     if rng is not None and len(set(places)) > 1:
-        totals, _ = resample(rows, places, rng=rng, samples=samples)
-        drawn = figures(totals)
+        drawn = figures(_resampled(rows, places, rng, samples))
         intervals = {name: interval(drawn[name]) for name in names}
     name_parts = ["mme", *(["without:" + "+".join(absent)] if absent else [])]
     signed = [replace(question, image="/".join(place)) for question, place in zip(questions, places, strict=True)]
