@@ -19,7 +19,7 @@ from vdd.config import DebiasConfig, Leg, SamplingConfig
 from vdd.job import Run
 from vdd.pipeline import Pipeline
 from vdd.processor import PRESETS, VDDLogitsProcessor
-from vdd.run_folder import leg_skips
+from vdd.run_folder import leg_extras
 from vdd.runner import run
 
 SHORT = SamplingConfig(max_new_tokens=3)
@@ -156,7 +156,10 @@ def test_the_share_of_steps_that_did_not_ask_the_image_free_side_is_kept(lower, 
     sure = DebiasConfig(alpha=1.0, beta=1.0)  # one token alone is plausible: nothing is ever asked
     legs = [Leg("greedy", None, SHORT), Leg("sure", sure, SHORT), Leg("open", replace(sure, beta=0.0), SHORT)]
     ran(lower, images, questions, tmp_path / "out", legs)
-    assert leg_skips(tmp_path / "out") == {"sure": 1.0, "open": 0.0}
+    extras = leg_extras(tmp_path / "out")
+    assert (extras["sure"]["skipped"], extras["open"]["skipped"]) == (1.0, 0.0)
+    assert "skipped" not in extras["greedy"]
+    assert all(100 < extras[leg.name]["peak_mib"] < 100_000 for leg in legs)
 
 
 @pytest.mark.parametrize(

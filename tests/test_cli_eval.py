@@ -55,6 +55,9 @@ def test_mme_is_answered_in_every_leg_and_summed(mme, tmp_path):
     right = [text.strip().lower().startswith(q.label) for q, text in zip(asked, said, strict=True)]
     both = [a and b for a, b in zip(right[::2], right[1::2], strict=True)]
     assert rows["greedy"]["color"] == pytest.approx(100 * sum(right) / len(right) + 100 * sum(both) / len(both))
+    assert rows["greedy"]["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert (rows["greedy"]["gain"], rows["greedy"]["mcnemar"]) == (None, None)
+    assert rows["T=1"]["gain"][0] == pytest.approx(rows["T=1"]["accuracy"] - rows["greedy"]["accuracy"])
     assert rows["greedy"]["signature"].startswith("mme|without:")
     assert "| greedy |" in (tmp_path / "out" / "table.md").read_text()
 

@@ -218,7 +218,8 @@ def compiling():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("family", ["LLaVA-1.5", pytest.param("Qwen2.5-VL", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["LLaVA-1.5", "Qwen2.5-VL"])
 @quietly
 def test_a_compiled_forward_gives_the_tokens_of_a_recompute(family, compiling):
     plain = Case(family)

@@ -5,6 +5,7 @@ Knows: a pipeline, legs, labels. Does not know: files, other batches.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def answer_batch(pipeline: Pipeline, job: Run, labels: Labels | None, batch: Seq
             first = Cost() if known is None else known.first_token(leg, counter)
             before = _now(counter)
             report = DecodingReport()
+            _forget_peak(pipeline.device)
             if known is not None and leg.prompt is None:
                 records = known.answers(leg, seed, job.strategy, report)
             else:
@@ -67,7 +69,7 @@ def answer_batch(pipeline: Pipeline, job: Run, labels: Labels | None, batch: Seq
                 texts = own.generate(leg, seed, job.strategy, report)
                 records = [_bare(question, text) for question, text in zip(asked, texts, strict=True)]
             shared = Cost() if leg.prompt is not None else _shared_cost(costs, leg, prefilled=work.goes_on(leg))
-            decoded = Cost(steps=report.steps, skipped=report.skipped)
+            decoded = Cost(steps=report.steps, skipped=report.skipped, peak=_peak(pipeline.device))
             costs[leg.name] = _since(before, counter) + shared + decoded + (first if leg.labels_alone else Cost())
             answers[leg.name] = _merged_with(failed, records)
     rows = {} if known is None else {name: row.float() for name, row in known.rows.items()}
@@ -231,6 +233,23 @@ def _counted(model: Any) -> Iterator[list[int]]:
         yield counter
     finally:
         handle.remove()
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes of memory at most: on the GPU since the last `_forget_peak`, else of the process since it began."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _now(counter: Sequence[int]) -> tuple[float, int]:

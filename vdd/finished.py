@@ -15,7 +15,7 @@ from vdd._check import UserError
 from vdd.config import Leg, from_json
 from vdd.data import load_questions, read_records
 from vdd.records import Answer, Question, QuestionId
-from vdd.run_folder import leg_costs
+from vdd.run_folder import leg_costs, leg_extras
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Drawn:
         answers: by draw, then by question.
         forwards: rows × forward passes per question, the mean over draws.
         seconds: per question, the mean over draws.
+        extras: `skipped` and `peak_mib` of the first draw; see `vdd.run_folder.leg_extras`.
     """
 
     leg: Leg
     answers: Sequence[Sequence[Answer]]
     forwards: float
     seconds: float
+    extras: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
     if relabelled is not None:
         labels = _labels_of(relabelled, asked)
     kept = [place for place, question in enumerate(asked) if question.question_id in labels]
-    costs = leg_costs(out)
+    costs, extras = leg_costs(out), leg_extras(out)
     draws: dict[str, list[Leg]] = {}
     for leg in legs:
         draws.setdefault(leg.name.rpartition(".")[0] if leg.repeat else leg.name, []).append(leg)
@@ -107,7 +109,8 @@ def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
         stored = [_answers(out / "answers" / f"{leg.name}.jsonl", asked) for leg in group]
         spent = [costs.get(leg.name, (0.0, 0.0)) for leg in group]
         forwards, seconds = (sum(one[which] for one in spent) / len(spent) for which in (0, 1))
-        drawn.append(Drawn(group[0], [[one[place] for place in kept] for one in stored], forwards, seconds))
+        answers = [[one[place] for place in kept] for one in stored]
+        drawn.append(Drawn(group[0], answers, forwards, seconds, extras.get(group[0].name, {})))
     questions = [replace(asked[place], label=labels[asked[place].question_id]) for place in kept]
     return FinishedRun(description, questions, drawn)
 

@@ -11,31 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vdd.config import Leg
 from vdd.data import write_atomic
 from vdd.finished import read_run
-from vdd.records import Score
-from vdd.scoring.mme import GROUPS, score_mme
+from vdd.records import Answer, Question, Score
+from vdd.scoring.mme import GROUPS, prediction, score_mme
+from vdd.scoring.score import Difference, McNemar, mcnemar, paired_bootstrap
 
-COLUMNS = ("leg", *GROUPS, "95 % of the first", "other", "fwd", "ms")
-"""Of the table; sums in points, forwards and milliseconds per question."""
+COLUMNS = ("leg", *GROUPS, "acc", "Δ greedy, 95 %", "other", "fwd", "ms")
+"""Of the table; sums in points, accuracy over all questions in %, forwards and milliseconds per question. The intervals
+of the sums are in scores.json."""
 
 
 @dataclass(frozen=True)
 class LegSums:
-    """How one leg did; where it was drawn several times, the mean over the draws, and the first draw's intervals.
+    """How one leg did; where it was drawn several times, the mean over the draws.
 
     Attributes:
         leg: what was run.
         draws: how often each question was answered.
-        score: the sums and subtasks of `vdd.scoring.mme`.
+        score: the sums and subtasks of `vdd.scoring.mme`, and `accuracy`; with intervals where it was drawn once.
+        gain: accuracy above the first leg's, with its paired interval; None for the first leg and for a single image.
+        test: McNemar's against the first leg, of the first draw; None for the first leg.
         forwards, seconds: per question.
     """
 
     leg: Leg
     draws: int
     score: Score
+    gain: Difference | None
+    test: McNemar | None
     forwards: float
     seconds: float
 
@@ -48,7 +55,9 @@ def evaluate(out: Path, *, seed: int = 0) -> list[LegSums]:
         seed: of the bootstrap.
     """
     run = read_run(out)
-    results = []
+    images = [question.image for question in run.questions]
+    results: list[LegSums] = []
+    first: NDArray[np.float64] | None = None
     for drawn in run.legs:
         scores = [
             score_mme(
@@ -59,17 +68,37 @@ def evaluate(out: Path, *, seed: int = 0) -> list[LegSums]:
             )
             for answers in drawn.answers
         ]
-        first = scores[0]
-        values = {name: float(np.mean([score.values[name] for score in scores])) for name in first.values}
-        score = Score(values, first.signature, first.intervals)
-        results.append(LegSums(drawn.leg, len(scores), score, drawn.forwards, drawn.seconds))
+        right = np.array([_right(run.questions, answers) for answers in drawn.answers])  # (draws, questions)
+        values = {name: float(np.mean([score.values[name] for score in scores])) for name in scores[0].values}
+        values |= {"accuracy": float(right.mean()), **drawn.extras}
+        score = Score(values, scores[0].signature, scores[0].intervals if len(scores) == 1 else {})
+        gain = test = None
+        if first is None:
+            first = right[0]
+        else:
+            test = mcnemar(first, right[0])
+            if len(set(images)) > 1:
+                gain = paired_bootstrap(first, right.mean(axis=0), images, rng=np.random.default_rng(seed))
+        results.append(LegSums(drawn.leg, len(scores), score, gain, test, drawn.forwards, drawn.seconds))
     records = [
         {"leg": one.leg.name, "draws": one.draws, **json.loads(one.score.to_json())}
-        | {"forwards_per_question": one.forwards, "seconds_per_question": one.seconds}
+        | {
+            "gain": None if one.gain is None else list(one.gain),
+            "mcnemar": None if one.test is None else one.test._asdict(),
+            "forwards_per_question": one.forwards,
+            "seconds_per_question": one.seconds,
+        }
         for one in results
     ]
     write_atomic(out / "scores.json", json.dumps(records, indent=1) + "\n")
     return results
+
+
+def _right(questions: Sequence[Question], answers: Sequence[Answer]) -> list[float]:
+    return [
+        float(answer.error is None and prediction(answer.text) == question.label)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
 
 
 def table(results: Sequence[LegSums]) -> list[list[str]]:
@@ -78,10 +107,9 @@ def table(results: Sequence[LegSums]) -> list[list[str]]:
     for one in results:
         values = one.score.values
         sums = [f"{values[name]:.1f}" if name in values else "–" for name in GROUPS]
-        came = next((name for name in GROUPS if name in one.score.intervals), None)
-        low, high = one.score.intervals[came] if came else (float("nan"), float("nan"))
+        gain = "" if one.gain is None else "{:+.1f} [{:+.1f},{:+.1f}]".format(*(100 * x for x in one.gain))
         cost = [f"{one.forwards:.2f}", f"{1000 * one.seconds:.1f}"]
-        rows.append([one.leg.name, *sums, f"[{low:.1f},{high:.1f}]", f"{values['other']:g}", *cost])
+        rows.append([one.leg.name, *sums, f"{100 * values['accuracy']:.1f}", gain, f"{values['other']:g}", *cost])
     return rows
 
 

@@ -43,7 +43,7 @@ class LegResult:
     Attributes:
         leg: what was run.
         draws: how often each question was answered.
-        score: accuracy, f1, … with intervals, `auroc` and `ece` among them, and the signature.
+        score: accuracy, f1, … with intervals, `auroc`, `ece`, `skipped` and `peak_mib` among them, and the signature.
         gain: accuracy above the first leg's, with its paired interval; None for the first leg.
         test: McNemar's against the first leg; None for the first leg.
         transitions: how many answers changed from the first leg, by kind ("FN→TP", …).
@@ -155,7 +155,7 @@ def _result(
     totals = {name: int(score.values[name]) for name in ("unparsed", "unanswered")}
     counts = {name: total / draws if total % draws else total // draws for name, total in totals.items()}  # of a draw
     score = Score(
-        {**score.values, "n": len(questions), **counts, **_sureness(every, said_all, said, right)},
+        {**score.values, "n": len(questions), **counts, **_sureness(every, said_all, said, right), **drawn.extras},
         signature(names, questions, parser=parser, decoding=decoding),
         score.intervals,
     )

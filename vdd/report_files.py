@@ -31,7 +31,7 @@ _CSV = (
     "run", "folder", "labels", "leg", "draws", "n", "accuracy", "accuracy_low", "accuracy_high",
     "gain", "gain_low", "gain_high", "mcnemar_only_first", "mcnemar_only_leg", "mcnemar_p",
     "balanced_accuracy", "f1", "precision", "recall", "tpr", "fpr", "yes_ratio", "auroc", "ece", "unparsed",
-    "unanswered", "forwards_per_question", "seconds_per_question", *MOVES, "signature",
+    "unanswered", "forwards_per_question", "seconds_per_question", "skipped", "peak_mib", *MOVES, "signature",
 )  # fmt: skip
 
 MARKDOWN_OPENING = "<!-- made by vdd report -->"

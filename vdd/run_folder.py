@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,23 @@ class Cost:
         forwards: rows × forward passes.
         steps: of debiased decoding.
         skipped: of these, without asking the image-free side.
+        peak: bytes of memory at most, on the GPU; without one, of the process since it began. Of several the largest.
     """
 
     seconds: float = 0.0
     forwards: int = 0
     steps: int = 0
     skipped: int = 0
+    peak: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.seconds + other.seconds,
+            self.forwards + other.forwards,
+            self.steps + other.steps,
+            self.skipped + other.skipped,
+            max(self.peak, other.peak),
+        )
 
 
 DEV, CHOSEN = "dev", "chosen.json"
@@ -220,9 +228,13 @@ def leg_costs(out: Path) -> dict[str, tuple[float, float]]:
     return {name: (cost.forwards / asked, cost.seconds / asked) for name, cost in _totals(out).items()}
 
 
-def leg_skips(out: Path) -> dict[str, float]:
-    """Leg → share of the steps of debiased decoding at which nobody asked the image-free side; only debiased legs."""
-    return {name: cost.skipped / cost.steps for name, cost in _totals(out).items() if cost.steps}
+def leg_extras(out: Path) -> dict[str, dict[str, float]]:
+    """Leg → `peak_mib`, the most memory that was in use while it ran, and, where it generated and debiased, `skipped`,
+    the share of the steps at which nobody asked the image-free side."""
+    return {
+        name: ({"skipped": cost.skipped / cost.steps} if cost.steps else {}) | {"peak_mib": cost.peak / 2**20}
+        for name, cost in _totals(out).items()
+    }
 
 
 def _totals(out: Path) -> dict[str, Cost]:
