@@ -1,10 +1,10 @@
 """The README's table of families, from the test reports of the suite under each version of transformers.
 
-    pytest tests/test_families.py --junitxml new.xml      (and again with another transformers, old.xml)
+    pytest tests/test_families.py -m "not gpu" --junitxml new.xml      (and again with another transformers, old.xml)
     python benchmarks/families.py new.xml old.xml         writes the table into README.md
     python benchmarks/families.py new.xml old.xml --check says whether it is the one that README.md holds
 
-A family works under a version if each of its tests passed there.
+Several reports under one version count together. A family works under a version if each of its tests passed there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def results(report: Path) -> tuple[str, dict[str, Result]]:
 
 def rows(reports: Iterable[Path]) -> Iterator[str]:
     """The table's lines."""
-    by_version = dict(map(results, reports))
+    by_version: dict[str, dict[str, Result]] = {}
+    for version, found in map(results, reports):
+        for family, result in found.items():
+            whole = by_version.setdefault(version, {}).setdefault(family, Result())
+            whole.failed |= result.failed
+            whole.works |= result.works
     versions = list(by_version)
     yield f"| family | {' | '.join(versions)} | references | notes |"
     yield "| --- |" + " --- |" * (len(versions) + 2)

@@ -11,7 +11,7 @@ from transformers import GenerationMixin, LogitsProcessor
 
 import vdd
 from tests.oracles.families import Recompute, blind_rows, masked_logits
-from tests.zoo import MEMBERS, Member, picture
+from tests.zoo import EVERY, KINDS, MEMBERS, Member, picture
 from tests.zoo.member import REFERENCES
 from vdd.config import DebiasConfig
 from vdd.families import family_of
@@ -101,8 +101,20 @@ def test_tokens_equal_a_recompute_from_scratch(member, decoding, record_property
     record_property("works", "none")
 
 
-@everyone
-@pytest.mark.parametrize("reference", [name for name in REFERENCES if name != "none"])
+@pytest.mark.parametrize(
+    ("member", "reference"),
+    [
+        pytest.param(
+            member,
+            name,
+            id=f"{name}-{member.name}",
+            marks=pytest.mark.slow if name in ("zero", "one", "noise") and member.name not in KINDS else [],
+        )
+        for member in MEMBERS
+        for name in REFERENCES
+        if name != "none"
+    ],
+)
 def test_each_reference_equals_a_recompute_or_is_a_clear_error(member, reference, record_property):
     model, processor = built(member)
     shown = pictures(member, QUESTIONS)
@@ -178,7 +190,7 @@ def _with_plugin(member, model, processor, questions, shown):
     return inputs, [plugin_for(member, model, processor, inputs)]
 
 
-@everyone
+@pytest.mark.parametrize("member", EVERY, scope="module")
 def test_several_images_a_prompt_and_rows_without_one(member, record_property):
     model, processor = built(member)
     shown = [[picture(n) for n in range(member.max_images)], [picture(5)]]

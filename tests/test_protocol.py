@@ -26,6 +26,7 @@ from vdd.protocol import (
     chosen_on_dev,
     fitted_bias,
     protocol_legs,
+    split_dev,
     write_settings,
 )
 from vdd.runner import run
@@ -178,6 +179,18 @@ def test_the_same_picture_under_another_name_is_found_on_both_sides(toy, questio
     job = Run("toy", asked, images, [protocol_legs(GIVEN)[0]])
     with pytest.raises(UserError, match="in the dev questions and in the test questions"):
         chosen_on_dev(Pipeline(*toy), job, other, tmp_path / "o", otherwise=GIVEN, dev_images=tmp_path / "copies")
+
+
+def test_a_picture_with_two_names_is_on_one_side(questions, tmp_path):
+    images, asked = questions
+    both = [*asked, *(replace(q, question_id=f"copy-{q.question_id}", image=f"copy-{q.image}") for q in asked)]
+    for question in both:
+        name = question.image.removeprefix("copy-")
+        (tmp_path / question.image).write_bytes((images / name).read_bytes())
+    dev, test = split_dev(both, tmp_path, 0.4)
+    sides = [{q.image.removeprefix("copy-") for q in side} for side in (dev, test)]
+    assert not sides[0] & sides[1]
+    assert len(dev) + len(test) == len(both)
 
 
 def test_presets_keep_their_own_settings_whatever_dev_says():

@@ -32,6 +32,7 @@ from vdd.records import Question
 from vdd.run_folder import CHOSEN, DEV
 from vdd.runner import ALONE, Progress, run
 from vdd.search import Stored, chances, load_margins, load_stored, rightness
+from vdd.split import split_by_image
 from vdd.workers import Workers
 
 ALPHAS = (1.0, 0.5, 1.5, 0.25, 2.0)
@@ -123,8 +124,8 @@ def chosen_on_dev(
         UserError: where a picture is in dev and in test, by its content, or no dev image can be read.
     """
     folder = dev_images or job.images
-    tested = _contents(job.images, job.questions)
-    both = sorted(name for content, name in _contents(folder, dev).items() if content in tested)
+    tested = set(digests(job.images, job.questions).values())
+    both = sorted(name for name, content in digests(folder, dev).items() if content in tested)
     if both:
         raise UserError(
             f"eval: {len(both)} images are in the dev questions and in the test questions, {both[0]} among them; "
@@ -151,12 +152,27 @@ def write_settings(out: Path, settings: Settings) -> None:
     write_atomic(out / CHOSEN, json.dumps(settings.to_json(), indent=1) + "\n")
 
 
-def _contents(folder: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """Digest → name of the questions' pictures, of those that can be read."""
+def split_dev(
+    questions: Sequence[Question], folder: Path, share: float, *, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """(dev, test) by `vdd.split`, a picture that has several names counting as one.
+
+    Args:
+        questions: about two pictures at least.
+        folder: of their images.
+        share: of the pictures that go to dev.
+        seed: other seeds draw other pictures.
+    """
+    known = digests(folder, questions)
+    return split_by_image(questions, share, seed=seed, key=lambda question: known.get(question.image, question.image))
+
+
+def digests(folder: Path, questions: Sequence[Question]) -> dict[str, str]:
+    """Name → digest of the questions' pictures, of those that can be read."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(question.image for question in questions):
         with suppress(OSError, ImageError):
-            found[sha256(image_path(folder, name).read_bytes()).hexdigest()] = name
+            found[name] = sha256(image_path(folder, name).read_bytes()).hexdigest()
     return found
 
 

@@ -85,10 +85,9 @@ def mme(
 
         asked = load_hub(dataset, pictures, benchmark="mme")
     if dev is None and dev_share:
-        from vdd.split import split_by_image
+        from vdd.protocol import split_dev
 
-        # some pictures lie in several subtasks under one name
-        known, asked = split_by_image(asked, dev_share, seed=seed, key=lambda question: Path(question.image).name)
+        known, asked = split_dev(asked, pictures, dev_share, seed=seed)
     _, workers = asking.answer(asked, known, dev_images)
     if not workers.is_first:
         return

@@ -120,9 +120,9 @@ def pope(
         asked = load_hub(dataset, images, category=category, limit=limit)
         names = name_parts("pope", asked, category=category)
     if dev is None and dev_share:
-        from vdd.split import split_by_image
+        from vdd.protocol import split_dev
 
-        known, asked = split_by_image(asked, dev_share, seed=seed)
+        known, asked = split_dev(asked, images, dev_share, seed=seed)
     _, workers = asking.answer(asked, known, dev_images)
     if not workers.is_first:
         return
