@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.test_workers import files_of
 from vdd.toy.questions import write_split
 
 OPTIONS = ("--limit", "16", "--batch-size", "2", "--max-new-tokens", "2", "--repeats", "1")
@@ -26,11 +27,6 @@ def data(tmp_path_factory):
 def command(data, out) -> list[str]:
     files = ["--questions", str(data / "pope_random.json"), "--images", str(data / "images"), "--out", str(out)]
     return [sys.executable, "-m", "vdd", "eval", "pope", *files, *OPTIONS]
-
-
-def files_of(out) -> dict[str, bytes]:
-    kept = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix in (".jsonl", ".safetensors")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in kept if path.name != "timings.jsonl"}
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,11 @@ def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
     return FinishedRun(description, questions, drawn)
 
 
+def texts_of(answers: Sequence[Answer]) -> list[str | None]:
+    """What was said to each question; None where it stayed unanswered."""
+    return [None if answer.error is not None else answer.text for answer in answers]
+
+
 def _is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 

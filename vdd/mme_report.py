@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vdd.config import Leg
 from vdd.data import write_atomic
-from vdd.finished import read_run
+from vdd.finished import read_run, texts_of
 from vdd.records import Answer, Question, Score
 from vdd.scoring.mme import GROUPS, prediction, score_mme
 from vdd.scoring.score import Difference, McNemar, mcnemar, paired_bootstrap
@@ -62,7 +62,7 @@ def evaluate(out: Path, *, seed: int = 0) -> list[LegSums]:
         scores = [
             score_mme(
                 run.questions,
-                [None if answer.error is not None else answer.text for answer in answers],
+                texts_of(answers),
                 decoding=drawn.leg.signature(),
                 rng=np.random.default_rng(seed),
             )
@@ -96,8 +96,8 @@ def evaluate(out: Path, *, seed: int = 0) -> list[LegSums]:
 
 def _right(questions: Sequence[Question], answers: Sequence[Answer]) -> list[float]:
     return [
-        float(answer.error is None and prediction(answer.text) == question.label)
-        for question, answer in zip(questions, answers, strict=True)
+        float(text is not None and prediction(text) == question.label)
+        for question, text in zip(questions, texts_of(answers), strict=True)
     ]
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,13 @@ def digests(folder: Path, questions: Sequence[Question]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in dict.fromkeys(question.image for question in questions):
         with suppress(OSError, ImageError):
-            found[name] = sha256(image_path(folder, name).read_bytes()).hexdigest()
+            found[name] = _digest(image_path(folder, name))
     return found
+
+
+@cache
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def fitted_bias(margins: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

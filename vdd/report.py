@@ -16,7 +16,7 @@ import numpy as np
 from vdd._check import UserError
 from vdd.config import Leg
 from vdd.data import write_atomic
-from vdd.finished import Drawn, FinishedRun, read_run
+from vdd.finished import Drawn, FinishedRun, read_run, texts_of
 from vdd.records import Answer, Question, Score
 from vdd.scoring.pope import predictions, score_pope
 from vdd.scoring.score import (
@@ -124,7 +124,7 @@ def markdown(results: Sequence[LegResult]) -> str:
 
 def read(questions: Sequence[Question], answers: Sequence[Answer], *, parser: str) -> list[str | None]:
     """What each answer counts as, by the rule `parser` of `vdd.scoring.words.PARSERS`; None where there is none."""
-    return [*predictions(questions, _texts(answers), parser=parser)]
+    return [*predictions(questions, texts_of(answers), parser=parser)]
 
 
 def confidence(answer: Answer, said: str | None) -> float | None:
@@ -147,7 +147,7 @@ def _result(
     """Each draw counts as answers to the same questions about the same images."""
     leg, draws = drawn.leg, len(drawn.answers)
     every, said_all = [*questions] * draws, [answer for one in drawn.answers for answer in one]
-    texts = _texts(said_all)
+    texts = texts_of(said_all)
     score = score_pope(every, texts, parser=parser, name_parts=names, rng=np.random.default_rng(seed))
     decoding = leg.signature() + (f"|draws:{draws}" if draws > 1 else "")
     said = read(every, said_all, parser=parser)
@@ -197,10 +197,6 @@ def _shares(answer: Answer) -> dict[str, float]:
     found = next(iter(answer.debiased.values())) if answer.debiased else answer.probabilities or {}
     total = sum(found.values())
     return {label: value / total for label, value in found.items()} if total > 0 else {}
-
-
-def _texts(answers: Sequence[Answer]) -> list[str | None]:
-    return [None if answer.error is not None else answer.text for answer in answers]
 
 
 def _row(result: LegResult) -> list[str]:

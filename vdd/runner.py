@@ -59,12 +59,13 @@ def run(pipeline: Pipeline, job: Run, out: Path, *, progress: Progress | None = 
     if lacking:
         raise UserError(
             f"run: legs want the reference {' and '.join(sorted(map(str, lacking)))}, and this model's tokenizer has "
-            "no unknown token of its own; wanted standard_legs(priors=pipeline.priors), or other legs."
+            "no unknown token of its own; wanted legs of the references in pipeline.priors."
         )
-    if workers.is_first:
-        claim(out, job.describe(pipeline), ordered)
-    workers.wait()
+    if not workers.is_first:
+        workers.wait()  # the first one makes the folder
     claim(out, job.describe(pipeline), ordered)
+    if workers.is_first:
+        workers.wait()
     with only_one(out) if workers.is_first else nullcontext():
         workers.wait()
         unshared = _answer(pipeline, job, ordered, batches, out, progress, workers)

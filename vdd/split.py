@@ -37,7 +37,7 @@ def split_by_image(
     names = {key(question) for question in questions}
     if len(names) < 2:
         raise UserError(f"split: the questions are about {len(names)} image(s); wanted two at least, to part them.")
-    drawn = sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
+    drawn = _drawn(names, seed)
     chosen = set(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
     return [q for q in questions if key(q) in chosen], [q for q in questions if key(q) not in chosen]
 
@@ -56,6 +56,11 @@ def folds_by_image(images: Sequence[str], count: int, *, seed: int = 0) -> list[
     names = set(images)
     if len(names) < count:
         raise UserError(f"split: {len(names)} image(s) for {count} folds; wanted at least one image for each.")
-    drawn = sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
+    drawn = _drawn(names, seed)
     fold = {name: place % count for place, name in enumerate(drawn)}
     return [fold[name] for name in images]
+
+
+def _drawn(names: set[str], seed: int) -> list[str]:
+    """The names in an order that depends on them and the seed alone."""
+    return sorted(names, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vdd.cli import options
 from vdd.cli.models import EMBEDDED, MODEL_HELP
 
 
@@ -26,28 +27,22 @@ def advise(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
 ) -> None:
     """VDD, post-hoc, a mere bias, or nothing: what this model needs on these questions."""
-    from vdd._check import UserError, whole
+    from vdd._check import whole
     from vdd.config import DebiasConfig, Leg, SamplingConfig
     from vdd.data import load_questions
-    from vdd.run_folder import refuse_foreign, unanswered
     from vdd.split import folds_by_image
 
     asked = load_questions(questions, labels=("yes", "no"))
     folds_by_image([question.image for question in asked], whole("advise", "folds", folds, low=2))
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder; wanted the folder of the images.")
-    answered = out / "answered"
-    if (out / "run.json").exists():
-        raise UserError(f"{out}: holds a run of `vdd eval`; wanted a folder of its own.")
-    refuse_foreign(answered)
+    options.check_images(images)
+    answered = options.folder_for_answers(out)
     from vdd.advise import advise as advice_of
     from vdd.advise import write_decoding
     from vdd.cli.models import open_pipeline
-    from vdd.cli.show import progress, say, show_table
+    from vdd.cli.show import say, show_table
     from vdd.job import Run
     from vdd.run_folder import leg_costs
-    from vdd.runner import run
-    from vdd.search import UNDECIDED, load_margins, load_stored
+    from vdd.search import UNDECIDED, load_margins
     from vdd.search_report import advice_table, write_advice
 
     pipeline = open_pipeline(model, debias=DebiasConfig(), device=device, dtype=dtype, quantize=quantize)
@@ -55,12 +50,8 @@ def advise(
     legs = [Leg("greedy", None, greedy)]
     legs += [Leg(f"vdd-{name}", DebiasConfig(reference=name), greedy) for name in pipeline.priors]
     legs += [Leg(f"posthoc-{name}", None, greedy, post_hoc=name) for name in pipeline.priors]
-    with progress("questions") as advance:
-        run(pipeline, Run(model, asked, images, legs, prompt=prompt, batch_size=batch_size), answered, progress=advance)
-    missing = unanswered(answered)
-    if missing:
-        say(f"{missing} of {len(asked)} questions are left out: their images could not be read")
-    stored = load_stored(answered)
+    job = Run(model, asked, images, legs, prompt=prompt, batch_size=batch_size)
+    stored = options.stored_answers(pipeline, job, answered)
     advice = advice_of(stored, load_margins(answered, legs[0]), folds=folds, seed=seed)
     costs = leg_costs(answered)
     write_decoding(out / "vdd.json", advice)

@@ -75,7 +75,6 @@ def mme(
         dtype=dtype,
         quantize=quantize,
     )
-    asking.debias()
     known = asking.dev_questions(dev, dev_images)
     if folder is not None:
         asked = read_questions(folder)

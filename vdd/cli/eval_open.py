@@ -37,14 +37,13 @@ def open_(
     quantize: options.Quantize = None,
 ) -> None:
     """Captions and other free answers in every leg that generates, a file each, to be scored by `vdd score`."""
-    from vdd._check import UserError, whole
+    from vdd._check import whole
     from vdd.data import load_questions
 
     if limit is not None:
         whole("eval", "limit", limit, low=1)
     asked = load_questions(questions)[:limit]
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder; wanted the folder of the images.")
+    options.check_images(images)
     asking = options.Asking(
         model=model,
         out=out,

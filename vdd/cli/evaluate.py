@@ -102,12 +102,10 @@ def pope(
         dtype=dtype,
         quantize=quantize,
     )
-    asking.debias()
     if questions is not None:
         asked = load_questions(questions, labels=("yes", "no"))[:limit]
         names = name_parts_of(questions)
-        if not images.is_dir():
-            raise UserError(f"{images}: no such folder; wanted the folder of the images.")
+        options.check_images(images)
     elif images.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{images}: is within {out}; wanted a folder beside it, which other runs may share.")
     known = asking.dev_questions(dev, dev_images)

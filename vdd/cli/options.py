@@ -13,9 +13,11 @@ from vdd.cli.models import MODEL_HELP
 
 if TYPE_CHECKING:
     from vdd.config import DebiasConfig, Leg
+    from vdd.job import Run
     from vdd.pipeline import Pipeline
     from vdd.protocol import Settings
     from vdd.records import Question
+    from vdd.search import Stored
     from vdd.workers import Workers
 
 Out = Annotated[Path, typer.Option(help="Folder for answers and scores; a killed run goes on in it.")]
@@ -53,6 +55,44 @@ Seed = Annotated[int, typer.Option(help="Of sampling and of the dev images.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto to spread the model.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")]
+
+
+def check_images(images: Path) -> None:
+    """Raise UserError where the folder of the images is missing."""
+    from vdd._check import UserError
+
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder; wanted the folder of the images.")
+
+
+def folder_for_answers(out: Path) -> Path:
+    """Where a command that rests on a run of its own keeps it: OUT/answered.
+
+    Raises:
+        UserError: where `out` is another run's folder, or OUT/answered holds something else.
+    """
+    from vdd._check import UserError
+    from vdd.run_folder import refuse_foreign
+
+    if (out / "run.json").exists():
+        raise UserError(f"{out}: holds a run of `vdd eval`; wanted a folder of its own.")
+    refuse_foreign(out / "answered")
+    return out / "answered"
+
+
+def stored_answers(pipeline: Pipeline, job: Run, answered: Path) -> Stored:
+    """Answer the questions, and read back what is stored of those that could be."""
+    from vdd.cli.show import progress, say
+    from vdd.run_folder import unanswered
+    from vdd.runner import run
+    from vdd.search import load_stored
+
+    with progress("questions") as advance:
+        run(pipeline, job, answered, progress=advance)
+    missing = unanswered(answered)
+    if missing:
+        say(f"{missing} of {len(job.questions)} questions are left out: their images could not be read")
+    return load_stored(answered)
 
 
 @dataclass(kw_only=True)
@@ -99,6 +139,7 @@ class Asking:
         from vdd.config import STRATEGIES, SamplingConfig
         from vdd.run_folder import refuse_foreign
 
+        self.debias()
         SamplingConfig(max_new_tokens=self.max_new_tokens)
         if any(leg.labels_alone for leg in self.more_legs()) and not self.labels:
             raise UserError(f"{self.config}: this decoding answers with labels, and free answers have none.")

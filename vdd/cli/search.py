@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vdd.cli import options
 from vdd.cli.models import EMBEDDED, MODEL_HELP
 
 SHOWN = 12
@@ -32,42 +33,32 @@ def search(
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
 ) -> None:
     """Temperature, top-p, top-k by strength, cut-off and reference: the best on dev, and what it is worth on test."""
-    from vdd._check import UserError, whole
+    from vdd._check import whole
     from vdd.config import DebiasConfig, Leg
     from vdd.data import load_questions
-    from vdd.run_folder import refuse_foreign, unanswered
     from vdd.split import split_by_image
 
     asked = load_questions(questions, labels=("yes", "no"))
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder; wanted the folder of the images.")
+    options.check_images(images)
     split_by_image(asked, dev_share)
     whole("search", "seeds", seeds, low=1)
     for value in alpha or ():
         DebiasConfig(alpha=value)
     for value in beta or ():
         DebiasConfig(beta=value)
-    answered = out / "answered"
-    if (out / "run.json").exists():
-        raise UserError(f"{out}: holds a run of `vdd eval`; wanted a folder of its own.")
-    refuse_foreign(answered)
+    answered = options.folder_for_answers(out)
     from vdd.cli.models import open_pipeline
     from vdd.cli.show import progress, say, show_table
     from vdd.job import Run
     from vdd.protocol import ALPHAS, BETAS
     from vdd.runner import run
-    from vdd.search import UNDECIDED, candidates, chances, choose, configurations, few, load_stored, said_chances
+    from vdd.search import UNDECIDED, candidates, chances, choose, configurations, few, said_chances
     from vdd.search_report import choice_table, write_search
 
     pipeline = open_pipeline(model, debias=DebiasConfig(), device=device, dtype=dtype, quantize=quantize)
     legs = candidates(pipeline.priors, alpha or ALPHAS, beta or BETAS, configurations())
     job = Run(model, asked, images, [Leg("greedy", None, legs[0].sampling)], prompt=prompt, batch_size=batch_size)
-    with progress("questions") as advance:
-        run(pipeline, job, answered, progress=advance)
-    missing = unanswered(answered)
-    if missing:
-        say(f"{missing} of {len(asked)} questions are left out: their images could not be read")
-    stored = load_stored(answered)
+    stored = options.stored_answers(pipeline, job, answered)
     undecided = stored.undecided
     if undecided <= UNDECIDED:
         with progress("configurations") as advance:
