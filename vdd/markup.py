@@ -20,7 +20,7 @@ class Markup(str):
     __slots__ = ()
 
 
-_EMPTY = frozenset({"meta", "br"})
+_EMPTY = frozenset({"meta", "br", "img"})
 """Elements of these pages that have no end."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -12,7 +12,8 @@ from vdd import drawing
 from vdd.config import Leg
 from vdd.drawing import Bar, Line, Mark
 from vdd.markup import Markup, element, joined
-from vdd.page_style import STYLE
+from vdd.page_style import STYLE, TRACES
+from vdd.page_traces import TERMS, traces
 from vdd.report import LegResult
 from vdd.report_figures import KINDS, LegBins, RunReport, front, kind_of
 from vdd.report_tables import (
@@ -67,14 +68,16 @@ def page(reports: Sequence[RunReport]) -> str:
     """
     title = f"{reports[0].title if len(reports) == 1 else f'{len(reports)} runs'} · vdd report"
     models = ", ".join(dict.fromkeys(str(report.description.get("model", "?")) for report in reports))
+    traced = any(report.diagnosis is not None for report in reports)
+    policy = "default-src 'none'; style-src 'unsafe-inline'" + ("; img-src data:" if traced else "")
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("title", title),
-        element("style", Markup(STYLE)),
+        element("style", Markup(STYLE + TRACES if traced else STYLE)),
     )
     runs = [_section(report, f"run-{number}") for number, report in enumerate(reports, start=1)]
     header = [
@@ -87,7 +90,7 @@ def page(reports: Sequence[RunReport]) -> str:
             for number, report in enumerate(reports, start=1)
         ]
         header += [element("nav", element("ul", *links), aria_label="Runs"), _table(overview(reports))]
-    terms = [joined(element("dt", term), element("dd", words)) for term, words in _TERMS]
+    terms = [joined(element("dt", term), element("dd", words)) for term, words in (*_TERMS, *(TERMS if traced else ()))]
     listed = element("dl", *terms, class_="terms")
     guide = element("section", element("h2", "What the words mean"), listed, class_="run")
     body = element("body", element("main", element("header", *header), *runs, guide, class_="page"))
@@ -114,6 +117,8 @@ def _section(report: RunReport, key: str) -> Markup:
     changes = transitions_table(report)
     parts += [element("h3", "What changed"), _table(changes)] if changes.rows else []
     parts += [element("h3", "How sure, and how right"), *_sureness(report, key)]
+    if report.diagnosis is not None:
+        parts += [element("h3", "Wrong answers, traced to the training of the vision tower"), *traces(report.diagnosis)]
     rows = [
         element("tr", element("th", one.leg.name, scope="row"), element("td", element("code", one.score.signature)))
         for one in report.results

@@ -7,6 +7,26 @@ Knows: CSS. Does not know: what is shown.
 
 from __future__ import annotations
 
+TRACES = """
+.traces { display: grid; gap: 1rem; margin: 1rem 0; padding: 0; list-style: none; }
+.trace {
+  display: grid; gap: 1rem 1.5rem; grid-template-columns: minmax(0, 13rem) minmax(0, 1fr);
+  padding: 1rem 1.25rem; border: 1px solid var(--rule); border-radius: 10px; break-inside: avoid;
+}
+.trace h4 { font-size: .95rem; margin: 0 0 .35rem; overflow-wrap: anywhere; }
+.trace p { font-size: .88rem; overflow-wrap: anywhere; }
+.trace img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--raised); }
+.trace .wrong { color: var(--down); font-weight: 600; }
+.trace .right { color: var(--up); font-weight: 600; }
+.pairs { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); }
+.pairs { list-style: none; margin: .35rem 0 0; padding: 0; }
+.pairs li { font-size: .78rem; line-height: 1.4; min-width: 0; overflow-wrap: anywhere; }
+.pairs b { display: block; margin-top: .3rem; font-variant-numeric: tabular-nums; }
+.pairs small { display: block; color: var(--faint); font-size: .75rem; font-variant-numeric: tabular-nums; }
+@media (max-width: 700px) { .trace { grid-template-columns: minmax(0, 1fr); } .trace > div > img { max-width: 13rem; } }
+"""
+"""Added where wrong answers are shown with pictures."""
+
 STYLE = """
 :root {
   color-scheme: light dark;

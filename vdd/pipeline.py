@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,9 @@ from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import Shared, check_inputs, check_processor, check_question, inputs_of, prompt_of, shared_of
 from vdd.reader import input_device
-from vdd.records import Answer, DecodingReport
+from vdd.records import Answer, DecodingReport, Misprediction
 from vdd.reliance import Trace, Width, pieces, reliance_of
+from vdd.scoring.words import is_right
 
 
 class Pipeline(Distributions):
@@ -41,6 +42,8 @@ class Pipeline(Distributions):
         preset: one of vdd.PRESETS.
         strategy: how the image-free side is run; see `vdd.generate`.
         allow_urls: whether an image may be an http or https address, which is then fetched.
+        on_misprediction: called with each wrong answer, where the right one is known; see
+            `vdd.influence.TraceMispredictions`.
         **options: settings of `DebiasConfig`, such as alpha=1.0, beta=0.1, reference="none".
 
     Raises:
@@ -55,6 +58,7 @@ class Pipeline(Distributions):
         preset: str = "vdd",
         strategy: str = "auto",
         allow_urls: bool = False,
+        on_misprediction: Callable[[Misprediction], object] | None = None,
         **options: Any,
     ) -> None:
         choice("vdd", "preset", preset, PRESETS)
@@ -63,6 +67,7 @@ class Pipeline(Distributions):
         check_processor(model, processor)
         self.debias = override(PRESETS[preset], options)
         self.allow_urls = allow_urls
+        self.on_misprediction = on_misprediction
 
     def __call__(
         self,
@@ -76,6 +81,7 @@ class Pipeline(Distributions):
         debias: bool = True,
         sampling: SamplingConfig | None = None,
         seed: int = 0,
+        truth: str | None = None,
     ) -> Answer:
         """Answer one question about one image, or about several.
 
@@ -91,6 +97,8 @@ class Pipeline(Distributions):
             debias: False for the model's plain answer.
             sampling: greedy, at most 32 tokens, by default.
             seed: of sampling.
+            truth: the right answer, where it is known; where it is "yes" or "no" the text is read by POPE's rule, in
+                any case, else it must be the same but for case and surrounding spaces.
 
         Returns:
             the answer; `reliance` is None for a plain one and where the reference is not run (alpha=0).
@@ -134,7 +142,10 @@ class Pipeline(Distributions):
                 answer, inputs, prefill, labels, self.priors if priors is None else priors, mode, best_form
             )
             clock.tick("labels")
-        return replace(answer, timings=clock.seconds)
+        answer = replace(answer, timings=clock.seconds)
+        if truth is not None and self.on_misprediction is not None and not is_right(answer.text, truth):
+            self.on_misprediction(Misprediction(given, question, answer, truth))
+        return answer
 
     def inputs(self, images: Sequence[Image.Image | Sequence[Image.Image]], questions: Sequence[str]) -> Any:
         """What `generate` takes, on the model's device and in its dtype: one question a row.

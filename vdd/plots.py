@@ -1,4 +1,4 @@
-"""Pictures from records: examples before and after, by Pillow; accuracies with their intervals, by matplotlib.
+"""Pictures from records: examples before and after, contact sheets, by Pillow; accuracies and grids, by matplotlib.
 
 Knows: records, images. Computes nothing. The only place that imports matplotlib (extra `plot`).
 """
@@ -43,6 +43,23 @@ class Example:
     wrong_after: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """One picture of a contact sheet.
+
+    Attributes:
+        image: of any size; it is shown whole.
+        head: a short line above the caption, such as a score.
+        caption: what was said of it.
+        color: of the head.
+    """
+
+    image: Image.Image
+    head: str
+    caption: str
+    color: str = INK
+
+
 def can_chart() -> bool:
     """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
@@ -70,6 +87,41 @@ def example_sheet(title: str, examples: Sequence[Example], path: Path) -> None:
             for word, color in words:
                 draw.text((x, top + side + 14 + row * line), word, fill=color, font=body)
                 x += draw.textlength(word + " ", font=body)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def contact_sheet(title: str, cells: Sequence[Captioned], path: Path, *, columns: int = 4) -> None:
+    """Save pictures in rows as a PNG, each with its head and its caption beneath; with none, the title alone.
+
+    Args:
+        title: above the pictures.
+        cells: from left to right, row by row.
+        path: of the PNG.
+        columns: pictures a row at most.
+    """
+    side, margin, line, longest = 220, 24, 20, 6
+    head, body = ImageFont.load_default(20), ImageFont.load_default(14)
+    columns = max(min(columns, len(cells)), 2)
+    width = margin + columns * (side + margin)
+    heading = textwrap.wrap(title, width // 13)
+    texts = [textwrap.wrap(cell.caption, 30, max_lines=longest, placeholder=" …") for cell in cells]
+    top = margin + 28 * len(heading) + 8
+    tall = [line * (1 + max(map(len, texts[start : start + columns]))) for start in range(0, len(cells), columns)]
+    sheet = Image.new("RGB", (width, top + sum(side + 12 + rows + margin for rows in tall) + margin // 2), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, text in enumerate(heading):
+        draw.text((margin, margin + 28 * row), text, fill=INK, font=head)
+    for number, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
+        row, column = divmod(number, columns)
+        left, upper = margin + column * (side + margin), top + sum(side + 12 + rows + margin for rows in tall[:row])
+        picture = cell.image.convert("RGB")
+        picture = picture.resize([max(round(length * side / max(picture.size)), 1) for length in picture.size])
+        sheet.paste(picture, (left + (side - picture.width) // 2, upper + (side - picture.height) // 2))
+        draw.rectangle((left, upper, left + side, upper + side), outline="#d0d5dd")
+        draw.text((left, upper + side + 8), cell.head, fill=cell.color, font=body)
+        for place, text in enumerate(lines, 1):
+            draw.text((left, upper + side + 8 + line * place), text, fill=INK, font=body)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 

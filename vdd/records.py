@@ -112,6 +112,23 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Misprediction:
+    """A wrong answer, as `Pipeline(…, on_misprediction=…)` hands it over.
+
+    Attributes:
+        images: as they were given: paths, URLs, bytes of image files, or PIL images.
+        question: what was asked.
+        answer: what was said.
+        truth: the right answer.
+    """
+
+    images: Sequence[Any]
+    question: str
+    answer: Answer
+    truth: str
+
+
+@dataclass(frozen=True)
 class Score:
     """Named figures of one benchmark and the signature that says how they came about.
 

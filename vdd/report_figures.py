@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from vdd._check import UserError, choice
 from vdd.config import Leg
+from vdd.diagnosis import DIAGNOSIS, Diagnosis, read_diagnosis
 from vdd.finished import Drawn, read_run
 from vdd.records import Answer
 from vdd.report import RELABELLED, SCORES, LegResult, confidence, read, read_scores, score_run
@@ -91,6 +92,7 @@ class RunReport:
         results: one a leg, the first what the others are compared with.
         relabelled: the same by other labels; empty where there are none.
         closely: the legs that are looked at by confidence, the first leg among them.
+        diagnosis: wrong answers traced to training pairs; None where none were.
     """
 
     title: str
@@ -103,6 +105,7 @@ class RunReport:
     results: Sequence[LegResult]
     relabelled: Sequence[LegResult]
     closely: Sequence[LegBins]
+    diagnosis: Diagnosis | None = None
 
 
 def run_reports(folders: Sequence[Path], *, legs: Sequence[str] = ()) -> list[RunReport]:
@@ -165,6 +168,7 @@ def _run_report(folder: Path, legs: Sequence[str]) -> RunReport:
         results,
         relabelled,
         closely,
+        read_diagnosis(folder / DIAGNOSIS),
     )
 
 

@@ -24,6 +24,7 @@ from vdd.report_tables import (
     relabelled_table,
     reliability_table,
     summary,
+    traces_table,
     transitions_table,
 )
 
@@ -49,7 +50,7 @@ def markdown(reports: Sequence[RunReport]) -> str:
         blocks.append("\n".join(f"- {name}: {_inert(value)}" for name, value in facts(report)))
         tables = (
             chosen_table(report), legs_table(report), relabelled_table(report), transitions_table(report),
-            confidence_table(report), reliability_table(report),
+            confidence_table(report), reliability_table(report), traces_table(report),
         )  # fmt: skip
         blocks += [_pipes(table) for table in tables if table is not None and table.rows]
         blocks.append("### Signatures")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vdd.config import DebiasConfig
+from vdd.diagnosis import Diagnosis
 from vdd.report import LegResult
 from vdd.report_figures import RunReport
 from vdd.scoring.score import Difference
@@ -227,6 +228,52 @@ def relabelled_table(report: RunReport) -> Table | None:
     columns = ("leg", "accuracy", "relabelled", "gain", "relabelled", "F1", "relabelled", "yes", "relabelled")
     note = f"{n} questions by their own labels, {m} of them by the others: {report.relabelled[0].score.signature}"
     return Table("By its own labels and relabelled, in %", columns, rows, note)
+
+
+def traces_table(report: RunReport) -> Table | None:
+    """Wrong answers with the training pair that harmed each most; None where none were traced."""
+    if report.diagnosis is None:
+        return None
+    rows = []
+    for one in report.diagnosis.traces:
+        worst = one.harmful[0] if one.harmful else None
+        rows.append(
+            [
+                one.misread.question or one.misread.texts[0],
+                one.misread.image,
+                one.misread.answer,
+                one.misread.truth,
+                NOTHING if one.probability is None else percent(one.probability),
+                one.reason or (NOTHING if worst is None else f"{worst.id}: {worst.caption}"),
+                NOTHING if worst is None else influence(worst.tied),
+            ]
+        )
+    columns = ("question", "image", "answered", "right", "tower, %", "most harmful pair", "influence")
+    return Table(
+        "Wrong answers, traced to the training pairs of the vision tower",
+        columns,
+        rows,
+        traced_in_words(report.diagnosis),
+    )
+
+
+def traced_in_words(diagnosis: Diagnosis) -> str:
+    """Of how many wrong answers these are some, how they were traced, and how many the tower does not account for."""
+    settings, traces = diagnosis.settings, diagnosis.traces
+    of = f" of {settings['wrong']}" if "wrong" in settings else ""
+    asked = [one for one in traces if one.probability is not None]
+    well = sum(one.tower_is_right or False for one in asked)
+    return (
+        f"{len(traces)}{of} wrong answers of {settings.get('of', 'the run')}, the surest ones, asked again "
+        f"of the tower alone ({settings.get('tower', '?')}). In {well} of {len(asked)} the tower itself holds what is "
+        "right for likelier: there the fault lies behind it. The pairs are those whose removal from the tower's "
+        "training would, by an estimate, most help what is right, in relation to how far it would move the tower."
+    )
+
+
+def influence(value: float) -> str:
+    """`−0.048` of −0.0477, with a true minus."""
+    return NOTHING if math.isnan(value) else f"{value:+.2g}".replace("-", "−")
 
 
 def _accuracy(result: LegResult) -> str:

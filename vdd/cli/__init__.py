@@ -16,6 +16,7 @@ from vdd.cli.advise import advise
 from vdd.cli.ask import ask
 from vdd.cli.demo import demo
 from vdd.cli.evaluate import evaluations
+from vdd.cli.influence import influences
 from vdd.cli.report import report
 from vdd.cli.score import scores
 from vdd.cli.search import search
@@ -35,6 +36,7 @@ app.command()(demo)
 app.command()(ask)
 app.add_typer(evaluations, name="eval")
 app.add_typer(scores, name="score")
+app.add_typer(influences, name="influence")
 app.command()(report)
 app.command()(search)
 app.command()(advise)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vdd.cli import options
+from vdd.cli import eval_diagnose, options
 from vdd.cli.eval_mme import mme
 from vdd.cli.eval_open import open_
 from vdd.cli.models import EMBEDDED
@@ -68,6 +68,10 @@ def pope(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    diagnose: eval_diagnose.Diagnose = None,
+    diagnose_images: eval_diagnose.DiagnoseImages = None,
+    tower: eval_diagnose.Tower = None,
+    diagnose_limit: eval_diagnose.DiagnoseLimit = 12,
 ) -> None:
     """Greedy, VDD, post-hoc, both, and the controls, by settings chosen on other images; answers, scores, a table."""
     from vdd._check import UserError, choice, real, whole
@@ -112,6 +116,7 @@ def pope(
     if relabelled is not None:
         load_questions(relabelled, labels=("yes", "no"))
     asking.check()
+    tracing = eval_diagnose.opened(asking, diagnose, diagnose_images, tower, diagnose_limit)
     if dataset is not None:
         from vdd.sets.hub import load_hub, name_parts
 
@@ -138,3 +143,5 @@ def pope(
     write_atomic(out / "table.md", text)
     say(f"signature of the first leg: {results[0].score.signature}")
     say(f"answers, scores and table: {out}")
+    if tracing is not None:
+        eval_diagnose.diagnose(tracing, out, images, parser=parser, limit=diagnose_limit)

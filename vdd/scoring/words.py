@@ -80,6 +80,16 @@ PARSERS: Mapping[str, Parser] = {"official": official, "vcd": vcd, "exact": exac
 """The rules by the name that a score's signature carries."""
 
 
+def is_right(text: str, truth: str) -> bool:
+    """Whether an answer is the right one: to "yes" or "no" by POPE's rule in any case, else the same words.
+
+    >>> is_right("NO.", "no"), is_right("No, there is none.", "Yes"), is_right(" Red\n", "red")
+    (True, False, True)
+    """
+    text, truth = text.strip().casefold(), truth.strip().casefold()
+    return official(text, truth) == truth if truth in LABELS else text == truth
+
+
 def is_unparsed(text: str, *, parser: str) -> bool:
     """Whether the rule's verdict rests on nothing that the answer says, as for an empty one.
 
