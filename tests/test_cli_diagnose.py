@@ -21,7 +21,7 @@ PAIRS = 12
 
 @pytest.fixture(autouse=True)
 def _small_sketch(monkeypatch):
-    monkeypatch.setattr("vdd.cli.influence_tracing.RANK", 48)
+    monkeypatch.setattr("vdd.cli.influence_tracing.RANK", 12)
 
 
 def invoke(*args):
@@ -61,7 +61,7 @@ def run(data):
 def traced(data, *more, out):
     return invoke(
         "influence", "trace", data / "pairs.jsonl", "--images", data, "--out", out, "--top", 2, "--probes", 2,
-        "--partitions", 1, "--tolerance", 0.01, *more,
+        "--partitions", 1, "--tolerance", 0.01, "--damping", 100, *more,
     )  # fmt: skip
 
 
@@ -173,23 +173,24 @@ def evaluated(data, pope, *more, out):
     )  # fmt: skip
 
 
-def test_without_the_option_nothing_of_influence_is_imported_and_no_folder_made(data, pope, tmp_path, monkeypatch):
-    for name in [*sys.modules]:
-        if name.startswith(("vdd.influence", "vdd.diagnose")):
-            monkeypatch.delitem(sys.modules, name)
-    result = evaluated(data, pope, out=tmp_path / "run")
-    assert result.exit_code == 0, result.exception
-    assert not [name for name in sys.modules if name.startswith(("vdd.influence", "vdd.diagnose"))]
-    assert not (tmp_path / "run" / "diagnosis").exists()
-
-
-def test_wrong_answers_of_an_evaluation_are_traced_and_the_report_shows_them(data, pope, tmp_path, monkeypatch):
-    monkeypatch.setattr("vdd.influence.trace.PROBES", 2)
+def test_nothing_of_influence_is_imported_without_the_option_with_it_wrong_answers_are_traced_and_reported(
+    data, pope, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
+    with monkeypatch.context() as before:
+        for name in [*sys.modules]:
+            if name.startswith(("vdd.influence", "vdd.diagnose")):
+                before.delitem(sys.modules, name)
+        result = evaluated(data, pope, out=out)
+        assert result.exit_code == 0, result.exception
+        assert not [name for name in sys.modules if name.startswith(("vdd.influence", "vdd.diagnose"))]
+        assert not (out / "diagnosis").exists()
+    monkeypatch.setattr("vdd.influence.trace.PROBES", 2)
     options = ("--diagnose", data / "pairs.jsonl", "--diagnose-limit", 2)
     result = evaluated(data, pope, *options, out=out)
     assert result.exit_code == 0, result.exception
     assert "wrong answers of greedy are traced" in result.stdout
+    assert "the gradient's norm is" not in result.stderr  # it was trained to a minimum before
     found = lines_of(out / "diagnosis")
     assert 1 <= len(found) <= 2
     result = evaluated(data, pope, *options, out=out)
@@ -201,6 +202,23 @@ def test_wrong_answers_of_an_evaluation_are_traced_and_the_report_shows_them(dat
     assert text.count('<li class="trace">') == len(found)
     assert 'src="data:image/jpeg;base64,' in text
     assert found[0]["question"] in (tmp_path / "page.md").read_text()
+
+
+def test_wrong_answers_on_mme_are_traced_too(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("vdd.influence.trace.PROBES", 1)
+    folder = tmp_path / "mme" / "existence"
+    folder.mkdir(parents=True)
+    scene = scene_at("dev", 0)
+    render(scene).save(folder / "0.png")
+    asked = ask_existence(scene.objects[0], True).text
+    (folder / "0.txt").write_text(f"{asked}\tYes\n{asked}\tNo\n")  # one of them is wrong, whatever it says
+    result = invoke(
+        "eval", "mme", "--folder", folder.parent, "--out", tmp_path / "run", "--dev-share", 0, "--repeats", 1,
+        "--max-new-tokens", 2, "--diagnose", data / "pairs.jsonl", "--diagnose-limit", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    (found,) = lines_of(tmp_path / "run" / "diagnosis")
+    assert (found["image"], found["reason"]) == ("existence/0.png", None)
 
 
 def test_what_is_wrong_is_said_before_anything_is_answered(data, pope, tmp_path):

@@ -16,7 +16,7 @@ from vdd.influence import NotSolvedError
 from vdd.plots import Captioned, contact_sheet
 
 COUNT, SHUFFLED = 30, 8
-QUICK = ("--damping", 1, "--partitions", 2, "--batch-size", 16, "--tolerance", 1e-3)
+QUICK = ("--damping", 1000, "--partitions", 2, "--batch-size", 16, "--tolerance", 1e-3)
 
 
 def invoke(*args):
@@ -91,6 +91,25 @@ def test_a_second_run_computes_nothing_and_rebuilds_the_table(run, files):
     assert (out / "harmful.png").exists()
 
 
+def test_with_refit_the_parameters_are_trained_first_and_that_is_kept(files, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    asked = ("influence", "value", *files, "--out", out, "--limit", 12, "--refit")
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.exception
+    assert "trained to a gradient norm of" in result.stdout
+    assert "warning" not in result.stderr
+    record = json.loads((out / "run.json").read_text())
+    assert record["influence"]["refit"] is True
+    assert record["refit"]["gradient_norm"] < 1e-3 * record["refit"]["gradient_norm_before"]
+    assert record["damping"] == record["refit"]["damping"]
+    assert record["gradient_ratio"] < 1e-4
+    before = (out / "scores.csv").read_bytes()
+    (out / "parts" / "direction.safetensors").unlink()  # as if it had been killed after training
+    monkeypatch.setattr("vdd.influence.refit.minimise", lambda *_, **__: pytest.fail("trained again"))
+    assert invoke(*asked).exit_code == 0
+    assert (out / "scores.csv").read_bytes() == before
+
+
 def test_another_run_in_the_folder_is_refused_with_what_differs(run, files):
     out, _ = run
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
@@ -122,11 +141,11 @@ def test_suspects_are_ranked_and_every_detector_is_told(run, files):
     assert (out / "suspects.png").exists()
 
 
-def test_without_a_column_of_truth_there_are_ranks_alone(files, tmp_path):
+def test_all_is_solved_by_default_and_without_a_column_of_truth_there_are_ranks_alone(files, tmp_path):
     pairs = tmp_path / "pairs.csv"
-    records = [json.loads(line) for line in files[0].read_text().splitlines()[:12]]
+    records = [json.loads(line) for line in files[0].read_text().splitlines()]
     pairs.write_text("image,caption\n" + "".join(f"{one['image']},{one['caption']}\n" for one in records))
-    result = invoke("influence", "misaligned", pairs, *files[1:], "--out", tmp_path / "out", *QUICK)
+    result = invoke("influence", "misaligned", pairs, *files[1:], "--out", tmp_path / "out")
     assert result.exit_code == 0, result.exception
     assert "no column `shuffled`" in result.stdout
     assert not (tmp_path / "out" / "detection.json").exists()
@@ -135,7 +154,7 @@ def test_without_a_column_of_truth_there_are_ranks_alone(files, tmp_path):
 
 def test_a_solve_that_failed_writes_no_scores_and_may_be_asked_otherwise(files, tmp_path):
     out = tmp_path / "out"
-    asked = ("influence", "value", *files, "--out", out, *QUICK, "--limit", 12, "--max-products", 1)
+    asked = ("influence", "value", *files, "--out", out, *QUICK, "--limit", 12, "--damping", 1, "--max-products", 1)
     result = invoke(*asked)
     assert isinstance(result.exception, NotSolvedError)
     assert "--allow-unsolved" in str(result.exception)

@@ -116,8 +116,15 @@ class Waves(nn.Module):
         return self.sine(self.layer(given))
 
 
-@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
-@pytest.mark.parametrize("which", ["image", "text"])
+@pytest.mark.parametrize(
+    ("which", "curvature"),
+    [
+        ("image", "hessian"),
+        pytest.param("text", "ggn", marks=pytest.mark.slow),
+        pytest.param("image", "ggn", marks=pytest.mark.slow),
+        pytest.param("text", "hessian", marks=pytest.mark.slow),
+    ],
+)
 def test_an_operation_without_a_forward_mode_is_differentiated_by_central_differences(which, curvature):
     def pair(image, text):
         return towers(image=Waves(3, image, 1), text=Waves(2, text, 2))
@@ -168,6 +175,18 @@ def test_texts_that_are_the_same_are_known_as_such():
     alike = towers().pairs(w.images, w.texts).texts_alike.tolist()
     assert alike[5] == alike[2]
     assert len(set(alike)) == COUNT - 1
+
+
+def test_values_that_are_no_numbers_are_said_to_be_where_they_are():
+    of = towers()
+    pairs = of.pairs(torch.ones(3, 3, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64), ["a", "b", "c"])
+    pairs.images[1, 0] = math.nan
+    with pytest.raises(UserError, match="of 1 of 3 images are NaN or infinite, the first of them of pair 'b'"):
+        of.embed(pairs, of.parameters)
+    with pytest.raises(UserError, match=r"text.* has values that are NaN or infinite"):
+        of.with_parameters({name: value / ("text" not in name) for name, value in of.parameters.items()})
+    with pytest.raises(UserError, match=r"exp\(log_scale\), bias has values that are NaN"):
+        towers(log_scale=1e4)
 
 
 @pytest.mark.parametrize(

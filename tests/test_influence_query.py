@@ -61,6 +61,12 @@ def test_a_choice_needs_right_texts_among_others(right):
         Choice(None, None, right).value(embeddings(3, 1), Contrastive())
 
 
+@pytest.mark.parametrize("right", [0, None, "0", [True], [0.5]])
+def test_right_texts_are_given_by_their_positions(right):
+    with pytest.raises(UserError, match=r"right is .*; wanted positions of the right texts, such as \[0\]"):
+        Choice(None, None, right)
+
+
 def test_validation_needs_two_pairs():
     for texts, images in ((1, 1), (3, 2)):
         with pytest.raises(UserError, match=f"{images} validation images with {texts} texts"):

@@ -75,16 +75,17 @@ def test_a_search_that_is_cut_short_says_so_and_has_not_risen(solved, steps):
     assert objective.at(found.theta).value() <= objective.at(start).value()
 
 
+@pytest.mark.slow
 def test_a_preconditioner_changes_the_way_and_not_the_minimum(solved):
     objective, found, want, _ = solved
     inverse = torch.linalg.inv(torch.func.hessian(want.value)(found.theta))
     rest = objective.without([2])
     helped, bare = (
-        minimise(rest, found.theta, gradient_norm=1e-9, precondition=how) for how in (lambda r: inverse @ r, None)
+        minimise(rest, found.theta, gradient_norm=1e-7, precondition=how) for how in (lambda r: inverse @ r, None)
     )
     assert helped.converged
     assert bare.converged
-    torch.testing.assert_close(helped.theta, bare.theta, rtol=0, atol=1e-8)
+    torch.testing.assert_close(helped.theta, bare.theta, rtol=0, atol=1e-6)
 
 
 def test_a_norm_below_rounding_ends_the_search_without_a_claim(solved):

@@ -95,6 +95,8 @@ def scores(of, count=COUNT, **settings):
     return influence, influence.scores(ValidationPairs(images[:4], texts[:4]))
 
 
+MORE_EDITED = [("siglip", "heads"), ("clip", r"layers\.1\.mlp\.fc1")]
+SLOW_SIGLIP = pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 KIND = pytest.mark.parametrize("kind", ["clip", "siglip", "embedded"])
 
 
@@ -125,7 +127,7 @@ def test_features_and_heads_give_the_models_own_embeddings_and_logits(kind):
     torch.testing.assert_close(logits, own.logits_per_text, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", [pytest.param("clip", marks=pytest.mark.slow), "siglip"])
 def test_heads_on_features_have_the_scores_of_the_same_parameters_in_whole_encoders(kind):
     alone, by_heads = scores(towers(kind), tolerance=1e-10)
     within, by_name = scores(towers(kind, HEADS[kind]), tolerance=1e-10)
@@ -134,7 +136,7 @@ def test_heads_on_features_have_the_scores_of_the_same_parameters_in_whole_encod
     torch.testing.assert_close(by_heads.pos, by_name.pos, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@SLOW_SIGLIP
 def test_all_parameters_are_differentiated_through_attention(kind):
     of = towers(kind, "all")
     assert {id(p) for p in of.model.parameters()} >= {id(p) for p in of._module.parameters()}
@@ -190,7 +192,10 @@ def test_a_model_without_adapters_is_told_so():
         towers("clip", "lora")
 
 
-@pytest.mark.parametrize(("kind", "params"), [("clip", "heads"), ("siglip", "heads"), ("clip", r"layers\.1\.mlp\.fc1")])
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [("clip", "heads"), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_EDITED)],
+)
 def test_edited_parameters_load_into_the_model_and_change_nothing_else(kind, params):
     of = towers(kind, params)
     images, texts = scenes()
@@ -223,6 +228,19 @@ def test_another_family_is_refused_by_its_name():
         HubTowers(nn.Linear(2, 2), tools())
 
 
+def test_a_siglip_without_a_pooling_head_is_refused():
+    with pytest.raises(UserError, match=r"no pooling head \(vision_use_head=False\)"):
+        HubTowers(tiny("siglip", vision_use_head=False), tools())
+
+
+@pytest.mark.parametrize("params", ["heads", "all"])
+def test_no_inputs_at_all_are_refused(params):
+    of = towers("clip", params)
+    for use in (of.image_inputs, of.text_inputs, lambda none: of.pairs(none, none)):
+        with pytest.raises(UserError, match="no images or no texts"):
+            use([])
+
+
 def test_a_logit_scale_at_clips_clamp_is_frozen():
     model = tiny("clip")
     model.logit_scale.data.fill_(4.6051702)
@@ -235,7 +253,7 @@ def test_the_embedded_model_traces_a_choice_in_float32_too():
     found = {}
     for dtype in (torch.float32, torch.float64):
         of = HubTowers(*load_clip(dtype=dtype))
-        influence = ECIF(of, of.pairs(images, texts), damping=300.0, batch_size=6, partitions=2)
+        influence = ECIF(of, of.pairs(images, texts), damping=300.0, batch_size=6, partitions=2, rank=4)
         found[dtype] = influence.scores(Choice(images[0], [texts[0], texts[1]]))
         assert found[dtype].solve.converged
     single, double = (found[dtype].total.double() for dtype in (torch.float32, torch.float64))

@@ -18,6 +18,7 @@ from vdd._check import UserError
 from vdd.records import Score
 
 INK, FAINT, WRONG, RIGHT = "#1a1a1a", "#6b7280", "#b42318", "#067647"
+_SHADES = (RIGHT, WRONG, "#175cd3", FAINT)
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,110 @@ def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Se
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy, %", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def scatters(
+    title: str,
+    rows: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]],
+    axes: tuple[str, str],
+    path: Path,
+) -> None:
+    """Save dots of one figure against another, and the line where both are equal; a row of panels for each problem.
+
+    Args:
+        title: above the chart.
+        rows: problem → panel → for each draw, shaded alike, (across, up).
+        axes: what is across, and what is up.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    columns = max(map(len, rows.values()))
+    figure = _figure(2.5 * columns + 0.6, 2.5 * len(rows) + 0.6)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (problem, panels) in zip(grid, rows.items(), strict=True):
+        for axis, (panel, draws) in zip(line, panels.items(), strict=False):
+            for (across, up), color in zip(draws, _SHADES * len(draws), strict=False):
+                axis.plot(across, up, "o", color=color, markersize=3, alpha=0.7, markeredgewidth=0)
+            axis.axline((0, 0), slope=1, color="#d0d5dd", linewidth=1, zorder=0)
+            axis.set_title(panel, fontsize=9)
+            axis.set_xlabel(axes[0], fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.ticklabel_format(scilimits=(-2, 3))
+            axis.locator_params(nbins=5)
+            axis.xaxis.get_offset_text().set_size(7)
+            axis.yaxis.get_offset_text().set_size(7)
+            axis.spines[["top", "right"]].set_visible(False)
+        line[0].set_ylabel(f"{problem}\n{axes[1]}", fontsize=8)
+        for axis in line[len(panels) :]:
+            axis.set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def removal_curves(
+    title: str, shares: Sequence[float], panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path
+) -> None:
+    """Save what is left after removing more and more: a panel for each figure, a colour for each order, a stroke for
+    each way.
+
+    Args:
+        title: above the chart.
+        shares: removed, as fractions.
+        panels: figure → order → way → its values by share.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    figure = _figure(4.2 * len(panels) + 0.8, 3.4)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (name, orders) in zip(axes, panels.items(), strict=True):
+        for (order, ways), color in zip(orders.items(), (WRONG, RIGHT, FAINT), strict=True):
+            for (way, values), stroke in zip(ways.items(), ("-", "--", ":"), strict=False):
+                axis.plot([100 * share for share in shares], values, stroke, color=color, label=f"{order}, {way}")
+        axis.set_xlabel("pairs removed, %", fontsize=9)
+        axis.set_ylabel(name, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
+    """Save a dot and a range for each name, from top to bottom, a panel for each setting.
+
+    Args:
+        title: above the chart.
+        unit: what is across.
+        panels: setting → name → (value, low, high); the first panel's names are all panels'.
+        path: of the picture; its ending chooses the format.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    names = list(next(iter(panels.values())))
+    figure = _figure(1.8 + 2.4 * len(panels), 1.3 + 0.3 * len(names))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            value, low, high = rows[name]
+            color = RIGHT if place == 0 else FAINT
+            axis.plot([low, high], [place, place], color=color, linewidth=2)
+            axis.plot(value, place, "o", color=color, markersize=6)
+        axis.set_title(panel, fontsize=10)
+        axis.set_xlabel(unit, fontsize=9)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

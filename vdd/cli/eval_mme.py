@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vdd.cli import options
+from vdd.cli import eval_diagnose, options
 from vdd.cli.models import EMBEDDED
 
 
@@ -44,6 +44,10 @@ def mme(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    diagnose: eval_diagnose.Diagnose = None,
+    diagnose_images: eval_diagnose.DiagnoseImages = None,
+    tower: eval_diagnose.Tower = None,
+    diagnose_limit: eval_diagnose.DiagnoseLimit = 12,
 ) -> None:
     """Perception, cognition and hallucination sums in every leg, with intervals; answers, scores and a table."""
     from vdd._check import UserError, real
@@ -79,6 +83,7 @@ def mme(
     if folder is not None:
         asked = read_questions(folder)
     asking.check()
+    tracing = eval_diagnose.opened(asking, diagnose, diagnose_images, tower, diagnose_limit)
     if dataset is not None:
         from vdd.sets.hub import load_hub
 
@@ -98,3 +103,5 @@ def mme(
     write_atomic(out / "table.md", markdown(results))
     say(f"signature of the first leg: {results[0].score.signature}")
     say(f"answers, scores and table: {out}")
+    if tracing is not None:
+        eval_diagnose.diagnose(tracing, out, pictures, parser="official", limit=diagnose_limit)

@@ -34,7 +34,7 @@ Method = Annotated[str, typer.Option(help="What a removed pair takes along: exac
 Curvature = Annotated[str, typer.Option(help="ggn, or hessian, which wants a minimum.")]
 Damping = Annotated[
     float | None,
-    typer.Option(help="Added to the curvature; by default a tenth of its mean, so that all is well posed."),
+    typer.Option(help="Added to the curvature; by default what makes the loss convex, three times over."),
 ]
 Partitions = Annotated[int, typer.Option(help="Draws of the batches that are averaged.")]
 BatchSize = Annotated[
@@ -45,9 +45,21 @@ Duplicates = Annotated[str, typer.Option(help="Pairs of one caption: negatives o
 CurvaturePairs = Annotated[
     int | None, typer.Option(help="Take the curvature of so many random pairs; by default of all.")
 ]
-Tolerance = Annotated[float, typer.Option(help="Of the solve's residual, relative.")]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Of the solve's residual, relative; by default 1e-5 in float64, 1e-3 in float32."),
+]
 MaxProducts = Annotated[int, typer.Option(help="With the curvature, a solve.")]
 AllowUnsolved = Annotated[bool, typer.Option("--allow-unsolved", help="Give scores of a solve that did not converge.")]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit",
+        help="Train the parameters to the minimum of these pairs first, which the formula supposes; where no damping "
+        "is given, it is then one that keeps the loss convex. CLIP scores and losses of pairs are those by the "
+        "trained parameters.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored, float32 at least), float32 or float64.")]
 Seed = Annotated[int, typer.Option(help="Of the batches, and of what is drawn.")]
@@ -55,6 +67,7 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many pairs.")
 Top = Annotated[int, typer.Option(help="Pairs shown on the terminal and in the pictures.")]
 
 FEATURES, PARTS = "features", "parts"
+TRAINING = "training to the minimum"
 
 
 @dataclass(kw_only=True)
@@ -63,6 +76,7 @@ class Influencing:
 
     Attributes:
         model, params, device, dtype: what is opened, and how; see `open_towers`.
+        refit: whether the parameters are trained to the pairs' minimum first; see `at_minimum`.
         the others: of `ECIF`.
     """
 
@@ -78,10 +92,11 @@ class Influencing:
     normaliser: str
     duplicates: str
     curvature_pairs: int | None
-    tolerance: float
+    tolerance: float | None
     max_products: int
     allow_unsolved: bool
     seed: int
+    refit: bool = False
 
     def check(self, pairs: int) -> None:
         """Raise UserError on what can be known to be wrong of so many pairs before a model is opened."""
@@ -103,7 +118,8 @@ class Influencing:
         whole("influence", "partitions", self.partitions, low=1)
         whole("influence", "batch_size", self.batch_size, low=2)
         whole("influence", "max_products", self.max_products, low=1)
-        real("influence", "tolerance", self.tolerance, low=0.0, high=1.0)
+        if self.tolerance is not None:
+            real("influence", "tolerance", self.tolerance, low=0.0, high=1.0)
         if self.damping is not None:
             real("influence", "damping", self.damping, low=0.0)
         if self.curvature_pairs is not None:
@@ -137,13 +153,16 @@ class Influencing:
             return encoded(towers, records, images, out / PARTS / FEATURES, progress=advance)
 
     def ecif(self, towers: HubTowers, pairs: Pairs, store: Store, **more: Any) -> ECIF:
-        """The influence of these pairs; a damping that was found before is taken from the store; `more` as `ECIF`."""
+        """The influence of these pairs; a damping or a minimum that was found before is taken from the store; `more`
+        as `ECIF`."""
         from vdd.influence.ranking import opened
+        from vdd.influence.refit import at_minimum
 
-        settings = {
-            name: value for name, value in self.settings().items() if name not in ("params", "dtype", "damping")
-        }
-        return opened(towers, pairs, store, damping=self.damping, **settings, **more)
+        known = ("params", "dtype", "refit")
+        settings = {name: value for name, value in self.settings().items() if name not in known} | more
+        if self.refit:
+            return at_minimum(towers, pairs, store=store, **settings)
+        return opened(towers, pairs, store, **settings)
 
 
 @contextmanager
@@ -163,7 +182,8 @@ def warned_in_a_line() -> Iterator[None]:
     finally:
         for one in caught:
             if issubclass(one.category, NotOptimalWarning):
-                notes.print(Text(f"warning: {one.message}"), soft_wrap=True)
+                told = f"warning: {one.message} `vdd influence … --refit` trains the parameters to a minimum first."
+                notes.print(Text(told), soft_wrap=True)
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 

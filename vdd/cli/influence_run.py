@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from vdd._check import UserError, whole
-from vdd.cli.influence_options import PARTS, Influencing, warned_in_a_line, with_options_named
+from vdd.cli.influence_options import PARTS, TRAINING, Influencing, warned_in_a_line, with_options_named
 from vdd.cli.show import progress, say, show_table
 from vdd.data import write_atomic
 from vdd.images import image_path, load_image
@@ -23,6 +23,7 @@ from vdd.influence.ecif import ECIF
 from vdd.influence.features import digest_of_files, digest_of_model, readable
 from vdd.influence.pairs import PairRecord, Skipped, read_pairs
 from vdd.influence.ranking import Valued, check_format, gradient_scores, valued, write_table
+from vdd.influence.refit import KEPT
 from vdd.influence.store import Store, claim, config_of, digest_of, settings_of, write_run
 from vdd.plots import RIGHT, WRONG, Captioned, contact_sheet
 from vdd.run_folder import only_one, refuse_foreign
@@ -90,9 +91,14 @@ class Asked:
                 seed=how.seed,
             )
             with progress("influence") as advance, warned_in_a_line(), with_options_named():
+                if how.refit:
+                    advance(0, 1, TRAINING)
                 ecif = how.ecif(towers, pairs, store)
                 found = valued(ecif, query, kept, store, progress=advance)
             report = {"model": how.model, "skipped": len(out), "validation_pairs": len(clean), **found.report()}
+            trained = store.get(KEPT)
+            if trained is not None:
+                report["refit"] = trained.notes
             write_run(self.out, settings, report)
             yield Run(self, found, ecif, query, store, config_of(settings), len(out))
 
@@ -206,6 +212,13 @@ class Run:
             say("nothing was computed anew: these settings had been run before")
         if self.skipped:
             say(f"{self.skipped} pairs could not be used: {self.asked.out / 'skipped.csv'}")
+        trained = self.store.get(KEPT)
+        if trained is not None:
+            known = trained.notes
+            say(
+                f"trained to a gradient norm of {known['gradient_norm']:.2g} from {known['gradient_norm_before']:.3g}, "
+                f"with damping {known['damping']:.3g}, in {known['seconds']:.1f} s"
+            )
         if not how.converged:
             say(f"warning: the solve did not converge (residual {how.residual:.2g}); the scores are what was asked for")
         say(

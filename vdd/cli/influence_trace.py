@@ -47,9 +47,10 @@ def trace(
     normaliser: options.Normaliser = "sum",
     duplicates: options.Duplicates = "negatives",
     curvature_pairs: options.CurvaturePairs = None,
-    tolerance: options.Tolerance = 1e-3,
+    tolerance: options.Tolerance = None,
     max_products: options.MaxProducts = 500,
     allow_unsolved: options.AllowUnsolved = False,
+    refit: options.Refit = False,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
@@ -95,6 +96,7 @@ def trace(
         tolerance=tolerance,
         max_products=max_products,
         allow_unsolved=allow_unsolved,
+        refit=refit,
         seed=seed,
     )
     tracing = Tracing(pairs=pairs, images=images, out=out, how=how, top=top, probes=probes, tables=all_scores)

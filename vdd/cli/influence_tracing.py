@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdd._check import whole
-from vdd.cli.influence_options import PARTS, Influencing, warned_in_a_line
+from vdd.cli.influence_options import PARTS, TRAINING, Influencing, warned_in_a_line
 from vdd.cli.show import progress, say
 from vdd.diagnose import trace_all
 from vdd.diagnosis import PICTURES, Misread, Traced, check_settings, claim
@@ -112,11 +112,14 @@ class Opened:
             say(f"{len(lost)} pairs could not be used, the first of them {lost[0].where}: {lost[0].reason}")
         store = Store(tracing.out / PARTS, digest_of(self.settings(), digest_of_files(records, tracing.images)))
         with progress("influence") as advance, warned_in_a_line():
+            if how.refit:
+                advance(0, 1, TRAINING)
             ecif = how.ecif(self.towers, pairs, store, rank=RANK)
             ecif.check_optimum()
             tracer = Tracer(
                 ecif,
                 records,
+                tower=self.towers,
                 probes=tracing.probes,
                 store=store,
                 progress=lambda number, total: advance(number, total, "probes"),

@@ -1,13 +1,22 @@
-"""Which training pairs made a contrastive model see badly (arXiv:2411.11667)."""
+"""Which training pairs made a contrastive model see badly (arXiv:2411.11667).
+
+value       `ECIF.scores` of `ValidationPairs`; `valued` keeps every step in a folder
+misaligned  `detectors` of `suspicions`
+trace       `Tracer`, `TraceMispredictions`
+"""
 
 from __future__ import annotations
 
 from vdd.influence.curvature import NotSolvedError
+from vdd.influence.detection import detectors, suspicions
 from vdd.influence.ecif import ECIF, NotOptimalWarning
 from vdd.influence.encoders import Pairs, Towers
 from vdd.influence.query import Choice, Query, ValidationPairs
+from vdd.influence.ranking import valued
+from vdd.influence.refit import at_minimum
 from vdd.influence.scores import RelativeScores, Scores
-from vdd.influence.towers import HubTowers
+from vdd.influence.store import Store
+from vdd.influence.towers import HubTowers, open_towers
 from vdd.influence.trace import TraceMispredictions, Tracer
 
 __all__ = [
@@ -20,8 +29,14 @@ __all__ = [
     "Query",
     "RelativeScores",
     "Scores",
+    "Store",
     "Towers",
     "TraceMispredictions",
     "Tracer",
     "ValidationPairs",
+    "at_minimum",
+    "detectors",
+    "open_towers",
+    "suspicions",
+    "valued",
 ]

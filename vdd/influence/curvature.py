@@ -4,7 +4,7 @@
     M⁻¹ = U (λ_k + δ)(Λ + δ)⁻¹ Uᵀ + (I − U Uᵀ)
 
 Source: conjugate gradients (Hestenes and Stiefel 1952); the randomised Nyström preconditioner (arXiv:2110.02820,
-Algorithms 2.1 and 5.1).
+Algorithms 2.1 and 5.1); the least curvature by Lanczos' iteration (1950).
 Knows: tensors. Does not know: losses, encoders.
 """
 
@@ -110,12 +110,16 @@ def sketch(product: Product, size: int, rank: int, shift: float, like: Tensor, g
         like: a tensor of the type and on the device that products take.
         generator: of the random directions, on the CPU.
     """
-    draws = torch.randn(size, rank, generator=generator, dtype=torch.float64).to(like)
-    basis = torch.linalg.qr(draws).Q
-    image = torch.stack([product(column) for column in basis.T], dim=1)
+    image = like.new_empty(rank, size).T  # by columns, as products are written; the largest thing here, so never twice
+    for column in image.T:
+        column.copy_(torch.randn(size, generator=generator, dtype=torch.float64))
+    basis = torch.linalg.qr(image).Q
+    for column, direction in zip(image.T, basis.T, strict=True):
+        column.copy_(product(direction))
     small = torch.finfo(image.dtype).eps * torch.linalg.matrix_norm(image)
-    image = image + small * basis
+    image.add_(small * basis)
     inner = basis.T @ image
+    del basis
     root, info = torch.linalg.cholesky_ex((inner + inner.T) / 2)
     if info:
         values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
@@ -123,9 +127,38 @@ def sketch(product: Product, size: int, rank: int, shift: float, like: Tensor, g
         half = torch.linalg.lstsq(root, image.T).solution.T
     else:
         half = torch.linalg.solve_triangular(root, image.T, upper=False).T
+    del image
     vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
     values = (singular.square() - small).clamp(min=0)
     return Sketch(vectors, values, max(shift, float(values[0]) * torch.finfo(values.dtype).eps))
+
+
+def least_curvature(product: Product, like: Tensor, steps: int, generator: torch.Generator) -> float:
+    """About the least eigenvalue of a symmetric matrix, and never below it.
+
+    Args:
+        product: with the matrix, (P,) → (P,).
+        like: (P,), of the type and on the device that products take.
+        steps: products at most.
+        generator: of the first direction, on the CPU.
+    """
+    direction = torch.randn(len(like), generator=generator, dtype=torch.float64).to(like)
+    direction = direction / torch.linalg.vector_norm(direction)
+    behind, link = torch.zeros_like(direction), 0.0
+    bends: list[float] = []
+    links: list[float] = []
+    for _ in range(min(steps, len(like))):
+        image = product(direction) - link * behind
+        bends.append(float(direction @ image))
+        image = image - bends[-1] * direction
+        link = float(torch.linalg.vector_norm(image))
+        if not link > torch.finfo(image.dtype).eps * abs(bends[0]):
+            break
+        links.append(link)
+        behind, direction = direction, image / link
+    off = torch.tensor(links[: len(bends) - 1], dtype=torch.float64)
+    found = torch.diag(torch.tensor(bends, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    return float(torch.linalg.eigvalsh(found)[0])
 
 
 def solve(

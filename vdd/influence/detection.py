@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,12 @@ class Detector:
         """As JSON has it; NaN is null."""
         area = None if math.isnan(self.auroc) else self.auroc
         return {"detector": self.name, "auroc": area, "precision": {str(k): v for k, v in self.precision.items()}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Detector:
+        """From what `to_json` gave."""
+        area = math.nan if record["auroc"] is None else record["auroc"]
+        return cls(record["detector"], area, {int(k): value for k, value in record["precision"].items()})
 
 
 def suspicions(total: Tensor, clip_score: Tensor, pair_loss: Tensor, gradient: Tensor) -> dict[str, Tensor]:
@@ -88,10 +95,12 @@ def in_words(found: Sequence[Detector]) -> str:
         return "all pairs are of one kind, shuffled or not: there is nothing to tell apart"
     best = max(real, key=lambda one: one.auroc)
     mine = next(one for one in real if one.name == INFLUENCE)
-    told = f"best detector here: {best.name}, AUROC {best.auroc:.3f}"
-    if best is not mine:
-        told += f"; influence reached {mine.auroc:.3f}"
-    return f"{told}; {ADVICE}: it says what a pair does to the validation loss, and a shuffled pair may do little"
+    if best is mine:
+        return f"best detector here: {best.name}, AUROC {best.auroc:.3f}"
+    return (
+        f"best detector here: {best.name}, AUROC {best.auroc:.3f}; influence reached {mine.auroc:.3f}; {ADVICE}: it "
+        "says what a pair does to the validation loss, and a shuffled pair may do little"
+    )
 
 
 def _precision(values: Tensor, truths: Tensor, k: int) -> float:

@@ -7,7 +7,7 @@ how much the loss f of a query would change if pair n had not been trained on: b
 is valuable. One solve for w and one sweep score every pair. Relative influence, which bounds the change of the
 parameters instead, is in `scores`.
 
-Source: arXiv:2411.11667, with the sign of removal; the default damping after arXiv:2308.03296.
+Source: arXiv:2411.11667, with the sign of removal; the default damping is that of `damping`.
 Knows: objectives, solves, queries. Does not know: transformers but through `towers`, files, printing.
 """
 
@@ -26,10 +26,11 @@ from torch import Tensor
 
 from vdd._check import UserError, choice, real, whole
 from vdd.influence.curvature import Preparation, Sketch, Solve, sketch, solve
+from vdd.influence.damping import usual_damping
 from vdd.influence.encoders import Embeddings, Pairs, Parameters, Towers
 from vdd.influence.loss import METHODS, Method
 from vdd.influence.objective import NORMALISERS, Normaliser, Objective, Point, flat
-from vdd.influence.query import Query
+from vdd.influence.query import Query, asked, loss_of
 from vdd.influence.scores import Norms, RelativeScores, Scores
 
 Curvature = Literal["ggn", "hessian"]
@@ -43,7 +44,9 @@ SKETCH_BYTES = 1 << 30
 """That the sketch may take; of larger models it is smaller."""
 DAMPING_SHARE = 0.1
 """Of the mean curvature, where no damping is given (arXiv:2308.03296, 5.1)."""
-TRACE_PROBES = 8
+TOLERANCE, SHORT_TOLERANCE = 1e-5, 1e-3
+"""Of the residual, where no other is given: in float64, and in shorter types, whose rounding may forbid the first."""
+NORM_PROBES = 8
 PROBE_TOLERANCE = 1e-2
 """Of solves whose random right-hand sides leave a far larger error; the products are then right to about 1 %."""
 OPTIMUM = 0.1
@@ -76,21 +79,21 @@ class ECIF:
         data: the training pairs, from `model.pairs`.
         curvature: "ggn", positive semi-definite everywhere; "hessian", right to second order at a minimum.
         method: "exact"; "zeta", its first order; "positive_only", which leaves out the part as a negative.
-        damping: δ of the objective, absolute; None for a tenth of the mean curvature.
+        damping: δ of the objective, absolute; None for what `damping.usual_damping` finds.
         anchor: θ₀, where the regulariser is centred, as named parameters; None for the model's own.
         partitions: R, how many draws of the batches are averaged; one where a batch holds all pairs.
         batch_size: pairs a batch at most, as in training: a pair's negatives are those of its batch.
         normaliser: "sum", "fixed" or "renormalised"; see `objective`.
         duplicates: whether pairs with one text are "negatives" of each other, as CLIP has it, or "masked".
         curvature_pairs: the curvature is that of so many random pairs, scaled up; None for all.
-        tolerance: of the residual, relative.
+        tolerance: of the residual, relative; None for 1e-5 in float64, 1e-3 in shorter types.
         max_products: with the curvature, a solve.
         allow_unsolved: whether scores of an unsolved system are given all the same.
         rank: of the preconditioner's sketch, a product each; more pays where many systems are solved.
         seed: of the partitions, the probes and the pairs that the curvature is taken of.
 
     Raises:
-        ValueError: on settings out of range, and on fewer than two pairs.
+        ValueError: on settings out of range, on fewer than two pairs, and where no pair has a negative.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class ECIF:
         normaliser: Normaliser = "sum",
         duplicates: Duplicates = "negatives",
         curvature_pairs: int | None = None,
-        tolerance: float = 1e-5,
+        tolerance: float | None = None,
         max_products: int = 500,
         allow_unsolved: bool = False,
         rank: int = RANK,
@@ -120,15 +123,18 @@ class ECIF:
         whole("influence", "partitions", partitions, low=1)
         whole("influence", "batch_size", batch_size, low=2)
         whole("influence", "max_products", max_products, low=1)
-        real("influence", "tolerance", tolerance, low=0.0, high=1.0)
+        usual = TOLERANCE if model.dtype == torch.float64 else SHORT_TOLERANCE
         if len(data) < 2:
             raise UserError(f"influence: {len(data)} pairs; wanted two or more, as a pair alone has no negatives.")
+        if duplicates == "masked" and len(data.texts_alike.unique()) == 1:
+            raise UserError(f"influence: all {len(data)} pairs have one text, which is masked; wanted negatives.")
         self.towers, self.data = model, data
         self.curvature, self.method = curvature, method
-        self.tolerance, self.max_products, self.allow_unsolved = tolerance, max_products, allow_unsolved
+        self.tolerance = usual if tolerance is None else real("influence", "tolerance", tolerance, low=0.0, high=1.0)
+        self.max_products, self.allow_unsolved = max_products, allow_unsolved
         self.rank, self.seed = whole("influence", "rank", rank, low=1), seed
         self.theta = flat(model.parameters)
-        centre = self.theta if anchor is None else flat({name: anchor[name] for name in model.parameters})
+        centre = self.theta if anchor is None else flat(model.with_parameters(anchor).parameters)
         bare = Objective(model, data, (), normaliser, duplicates == "masked", 0.0, centre.to(self.theta))
         partitions = partitions if batch_size < len(data) else 1
         curved = bare = bare.drawn(partitions, batch_size, seed)
@@ -137,7 +143,9 @@ class ECIF:
             curved = bare.of_some(curvature_pairs, seed).drawn(partitions, batch_size, seed)
         self.preparation = Preparation()
         if damping is None:
-            damping = DAMPING_SHARE * self._mean_curvature(curved.at(self.theta))
+            began = time.perf_counter()
+            damping, products = usual_damping(curved.at(self.theta), seed)
+            self.preparation.add(products, time.perf_counter() - began)
         self.damping = real("influence", "damping", damping, low=0.0)
         self.objective = replace(bare, damping=self.damping)
         self._curved = self.objective if curved is bare else replace(curved, damping=self.damping)
@@ -184,9 +192,10 @@ class ECIF:
         Args:
             groups: ids.
         """
+        places = [self.places(group) for group in groups]
         self.check_optimum()
         tangents = self.point.tangents(self.direction(query)[0])
-        found = [self.point.removal_along(self.places(group), tangents, self.method) for group in groups]
+        found = [self.point.removal_along(some, tangents, self.method) for some in places]
         return torch.stack([(pos + neg).mean() for pos, neg in found])
 
     def relative_scores(self, query: Query, *, probes: int = 64, progress: Progress | None = None) -> RelativeScores:
@@ -285,20 +294,15 @@ class ECIF:
 
     def query_gradient(self, query: Query) -> Tensor:
         """∇f, (P,)."""
-        towers, asked = self.towers, self._asked(query)
-        at = towers.embed(asked, towers.parameters)
+        towers, inputs = self.towers, asked(query, self.towers)
+        at = towers.embed(inputs, towers.parameters)
         parts = [part.requires_grad_() for part in (at.texts, at.images, at.joint)]
         by = torch.autograd.grad(query.value(at, towers.loss), parts)
-        return flat(towers.gradient(asked, towers.parameters, type(at)(*by)))
+        return flat(towers.gradient(inputs, towers.parameters, type(at)(*by)))
 
     def query_loss(self, query: Query) -> float:
         """f, as the model has it."""
-        towers = self.towers
-        return float(query.value(towers.embed(self._asked(query), towers.parameters), towers.loss))
-
-    def _asked(self, query: Query) -> Pairs:
-        towers = self.towers
-        return Pairs(towers.image_inputs(query.images), towers.text_inputs(query.texts), (), torch.empty(0))
+        return loss_of(query, self.towers)
 
     def precondition(self, residual: Tensor) -> Tensor:
         """M⁻¹ r, (P,), of the solves' preconditioner."""
@@ -315,9 +319,9 @@ class ECIF:
         gradient = self.point.gradient()
         generator = torch.Generator().manual_seed(self.seed)
         total = 0.0
-        for _ in range(TRACE_PROBES):
+        for _ in range(NORM_PROBES):
             pos, neg = self.point.sweep(self.point.tangents(self._probe(generator)), "exact")
-            total += float((pos + neg).mean(0).double().square().sum()) / TRACE_PROBES
+            total += float((pos + neg).mean(0).double().square().sum()) / NORM_PROBES
         norm = float(torch.linalg.vector_norm(gradient))
         return Optimality(norm, norm / max(total, 1e-300) ** 0.5)
 
@@ -370,17 +374,6 @@ class ECIF:
         )
         self.preparation.add(rank, time.perf_counter() - began)
         return found
-
-    def _mean_curvature(self, point: Point) -> float:
-        """The trace of the Gauss-Newton matrix over its size, by random probes."""
-        began = time.perf_counter()
-        generator = torch.Generator().manual_seed(self.seed)
-        total = 0.0
-        for _ in range(TRACE_PROBES):
-            probe = self._probe(generator)
-            total += float(probe @ point.gauss_newton(probe)) / TRACE_PROBES
-        self.preparation.add(TRACE_PROBES, time.perf_counter() - began)
-        return total / len(self.theta)
 
     def _probe(self, generator: torch.Generator) -> Tensor:
         """(P,): independent entries of mean 0 and variance 1."""

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch.func import functional_call, jvp
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vdd._check import UserError, whole
+from vdd.influence.derivatives import Parameters, central_difference, gradient
 from vdd.influence.loss import Contrastive, PairLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Parameters = dict[str, Tensor]
 SCALE_LIMIT = math.log(100)
 """Where CLIP stops its logit scale (arXiv:2103.00020); a scale that stands there does not move with the data."""
 
@@ -111,8 +111,8 @@ class Towers:
         chunk: inputs an encoder reads at once.
 
     Raises:
-        ValueError: where no parameter has such a name; where batch normalisation or dropout is active, as the loss is
-            then no function of the parameters.
+        ValueError: where no parameter has such a name, or one is NaN or infinite; where batch normalisation or dropout
+            is active, as the loss is then no function of the parameters.
     """
 
     def __init__(
@@ -148,21 +148,32 @@ class Towers:
         if not self.dtype.is_floating_point:
             raise UserError(f"towers: the parameters are {self.dtype}; wanted floating-point ones, not quantised.")
         self._module.settle(self.dtype, self.device)
+        _refuse_infinite({**self.parameters, "exp(log_scale), bias": self._module("joint", None).detach()})
         self._forward_mode = True
 
     def with_parameters(self, parameters: Parameters) -> Self:
-        """The same encoders at other parameters of the same names; the modules themselves stay as they are."""
+        """The same encoders at other parameters of the same names; the modules themselves stay as they are.
+
+        Raises:
+            ValueError: on other names or shapes, NaN or infinite values.
+        """
+        shapes, came = ({name: tuple(p.shape) for name, p in some.items()} for some in (self.parameters, parameters))
+        if came != shapes:
+            odd = sorted(str(name) for name in shapes.keys() | came.keys() if shapes.get(name) != came.get(name))
+            told = ", ".join(f"{name} is {came.get(name, 'missing')}" for name in odd[:3])
+            raise UserError(f"towers: of the parameters {told}; wanted {dict(list(shapes.items())[:6])}.")
+        _refuse_infinite(parameters)
         other = copy.copy(self)
-        other.parameters = dict(parameters)
+        other.parameters = {name: parameters[name] for name in self.parameters}
         return other
 
     def image_inputs(self, given: Any) -> Inputs:
         """Images as the image encoder reads them; here they are so already, and a list of tensors is stacked."""
-        return torch.stack(list(given)) if isinstance(given, (list, tuple)) else given
+        return _stacked(given)
 
     def text_inputs(self, given: Any) -> Inputs:
         """Texts as the text encoder reads them; here they are so already, and a list of tensors is stacked."""
-        return torch.stack(list(given)) if isinstance(given, (list, tuple)) else given
+        return _stacked(given)
 
     def pairs(self, images: Any, texts: Any, ids: Sequence[int | str] | None = None) -> Pairs:
         """Images and texts that belong together, as the encoders read them.
@@ -172,9 +183,10 @@ class Towers:
             ids: of the pairs; None numbers them.
 
         Raises:
-            ValueError: where there are not as many of each, or an id occurs twice.
+            ValueError: where there are none, not as many of each, or an id occurs twice.
         """
         ids = range(len(texts)) if ids is None else list(ids)
+        refuse_none(ids)
         if not len(images) == len(texts) == len(ids):
             raise UserError(
                 f"influence: {len(images)} images, {len(texts)} texts, {len(ids)} ids; wanted as many of each."
@@ -187,18 +199,22 @@ class Towers:
         return Pairs(self.image_inputs(images), self.text_inputs(texts), ids, alike)
 
     def embed(self, pairs: Pairs, parameters: Parameters) -> Embeddings:
-        """Every pair's embeddings."""
+        """Every pair's embeddings.
+
+        Raises:
+            ValueError: where one is NaN or infinite.
+        """
         with self._plain(), torch.no_grad():
-            texts, images = (
-                torch.cat([f(parameters) for _, f in self._pieces(which, pairs)]) for which in ("text", "image")
-            )
+            texts, images = (self._all(which, pairs, lambda piece: piece(parameters)) for which in ("text", "image"))
+            for what, found in (("texts", texts), ("images", images)):
+                _refuse_infinite_rows(what, found, pairs.ids)
             return Embeddings(texts, images, self._joint(parameters))
 
     def tangents(self, pairs: Pairs, parameters: Parameters, direction: Parameters) -> Embeddings:
         """The embeddings' derivatives along a direction."""
         with self._plain(), torch.no_grad():
             texts, images = (
-                torch.cat([self._tangent(f, parameters, direction) for _, f in self._pieces(which, pairs)])
+                self._all(which, pairs, lambda piece: self._tangent(piece, parameters, direction))
                 for which in ("text", "image")
             )
             return Embeddings(texts, images, self._tangent(self._joint, parameters, direction))
@@ -208,7 +224,7 @@ class Towers:
         with self._plain(), torch.no_grad():
             total = {name: torch.zeros_like(value) for name, value in parameters.items()}
             for function, given in self._with(pairs, by):
-                _add(total, _gradient(function, parameters, given))
+                _add(total, gradient(function, parameters, given))
             return total
 
     def gradient_tangent(
@@ -218,8 +234,18 @@ class Towers:
         with self._plain(), torch.no_grad():
             total = {name: torch.zeros_like(value) for name, value in parameters.items()}
             for function, given in self._with(pairs, by):
-                _add(total, self._tangent(partial(_gradient, function, by=given), parameters, direction))
+                _add(total, self._tangent(partial(gradient, function, by=given), parameters, direction))
             return total
+
+    def _all(self, which: str, pairs: Pairs, work: Callable[[Callable[[Parameters], Tensor]], Tensor]) -> Tensor:
+        """(N, d): what some work makes of each piece of an encoder, in one tensor from the first piece on."""
+        whole: Tensor | None = None
+        for places, piece in self._pieces(which, pairs):
+            found = work(piece)
+            if whole is None:
+                whole = found.new_empty(len(pairs.texts if which == "text" else pairs.images), found.shape[1])
+            whole[places] = found
+        return whole if whole is not None else torch.empty(0, 0)
 
     def _with(self, pairs: Pairs, by: Embeddings) -> Iterator[tuple[Callable[[Parameters], Tensor], Tensor]]:
         """Every piece of the encoders with its part of `by`."""
@@ -252,7 +278,7 @@ class Towers:
                 if "forward" not in str(error).lower():
                     raise
                 self._forward_mode = False
-        return _central_difference(function, at, direction)
+        return central_difference(function, at, direction)
 
     @contextmanager
     def _plain(self) -> Iterator[None]:
@@ -317,6 +343,33 @@ def refuse_noise(module: nn.Module) -> None:
             )
 
 
+def refuse_none(given: Any) -> None:
+    """Raise UserError where there are no inputs at all."""
+    if not len(given):
+        raise UserError("influence: no images or no texts; wanted one at least.")
+
+
+def _stacked(given: Any) -> Any:
+    refuse_none(given)
+    return torch.stack(list(given)) if isinstance(given, (list, tuple)) else given
+
+
+def _refuse_infinite(values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        if not value.isfinite().all():
+            raise UserError(f"towers: {name} has values that are NaN or infinite; wanted numbers. Was training stable?")
+
+
+def _refuse_infinite_rows(what: str, found: Tensor, ids: Sequence[int | str]) -> None:
+    bad = (~found.isfinite().all(-1)).nonzero().flatten().tolist()
+    if bad:
+        first = f"of pair {ids[bad[0]]!r}" if ids else f"at position {bad[0]}"
+        raise UserError(
+            f"towers: the embeddings of {len(bad)} of {len(found)} {what} are NaN or infinite, the first of them "
+            f"{first}; wanted numbers. Are the inputs and all weights finite?"
+        )
+
+
 def _is_rate(value: Any) -> bool:
     return isinstance(value, float) and value > 0
 
@@ -327,26 +380,6 @@ def _moved(given: Any, device: torch.device) -> Any:
     return {name: value.to(device) for name, value in given.items()}
 
 
-def _gradient(function: Callable[[Parameters], Tensor], at: Parameters, by: Tensor) -> Parameters:
-    return vjp(function, at)[1](by)[0]
-
-
 def _add(total: Parameters, more: Mapping[str, Tensor]) -> None:
     for name, value in more.items():
         total[name] += value
-
-
-def _central_difference(function: Callable[[Parameters], Any], at: Parameters, direction: Parameters) -> Any:
-    """(f(θ + ε v) − f(θ − ε v)) / 2ε, with the ε that balances rounding and curvature."""
-    length = math.sqrt(sum(float(value.square().sum()) for value in direction.values()))
-    if length == 0:
-        length = 1.0
-    size = max(1.0, math.sqrt(sum(float(value.square().sum()) for value in at.values())))
-    first = next(iter(at.values()))
-    epsilon = torch.finfo(first.dtype).eps ** (1 / 3) * size / length
-    ahead, behind = (
-        function({name: value + sign * epsilon * direction[name] for name, value in at.items()}) for sign in (1, -1)
-    )
-    if isinstance(ahead, Tensor):
-        return (ahead - behind) / (2 * epsilon)
-    return {name: (ahead[name] - behind[name]) / (2 * epsilon) for name in ahead}

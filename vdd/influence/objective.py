@@ -25,7 +25,7 @@ from vdd.influence.loss import Method
 
 Normaliser = Literal["sum", "fixed", "renormalised"]
 NORMALISERS: tuple[Normaliser, ...] = ("sum", "fixed", "renormalised")
-CELLS = 1 << 22
+CELLS = 1 << 20
 """Logits that are held at once; a batch that has more is held alone."""
 
 

@@ -33,6 +33,8 @@ from vdd.toy.scenes import Split, caption, render, scene_at
 LINEAR_PAIRS, LATENT, IMAGE_WIDTH, TEXT_WIDTH = 72, 16, 24, 20
 """Fewer dimensions make poor problems: a mismatched pair is then best served by an embedding of length 0, where the
 cosine has no derivative, and training ends nowhere."""
+PERCENT = 20
+"""Of the texts, exchanged, where nothing else is asked."""
 LINEAR_DAMPING = 3000.0
 """δ; of 300, 1000 and 3000 the one that leaves the lowest loss on fresh pairs."""
 EMBEDDED_DAMPING = 300.0
@@ -75,7 +77,7 @@ class Problem:
         return float(torch.cat([cosines.argmax(0) == own, cosines.argmax(1) == own]).double().mean())
 
 
-def linear(seed: int, *, percent: int = 20, **options: Any) -> Problem:
+def linear(seed: int, *, percent: int = PERCENT, **options: Any) -> Problem:
     """The linear problem.
 
     Args:
@@ -106,10 +108,10 @@ def linear(seed: int, *, percent: int = 20, **options: Any) -> Problem:
         towers, towers.pairs(images, texts[moved]), damping=LINEAR_DAMPING, batch_size=12, seed=seed, **options
     )
     query = ValidationPairs(*views(48), batch_size=12)
-    return Problem("linear", ecif, query, moved != np.arange(LINEAR_PAIRS), towers.pairs(*views(200)))
+    return _prepared("linear", ecif, query, moved != np.arange(LINEAR_PAIRS), towers.pairs(*views(200)))
 
 
-def embedded(seed: int, *, percent: int = 20, pairs: int = TRAIN_PAIRS, **options: Any) -> Problem:
+def embedded(seed: int, *, percent: int = PERCENT, pairs: int = TRAIN_PAIRS, **options: Any) -> Problem:
     """The embedded problem: pairs of training scenes behind those of the shipped training, query on dev, accuracy on
     test scenes.
 
@@ -120,7 +122,7 @@ def embedded(seed: int, *, percent: int = 20, pairs: int = TRAIN_PAIRS, **option
         **options: of `ECIF`.
     """
     hub = _embedded_towers()
-    start = TRAIN_PAIRS_START + seed * TRAIN_PAIRS
+    start = TRAIN_PAIRS_START + seed * pairs
     scenes = [scene_at("train", start + index) for index in range(pairs)]
     moved = exchange(pairs, percent, np.random.default_rng([percent, seed]))
     texts = [caption(scenes[place]) for place in moved]
@@ -129,7 +131,13 @@ def embedded(seed: int, *, percent: int = 20, pairs: int = TRAIN_PAIRS, **option
     ecif = at_minimum(heads, data, damping=EMBEDDED_DAMPING, batch_size=64, duplicates="masked", seed=seed, **options)
     mismatched = np.array([text != caption(scene) for text, scene in zip(texts, scenes, strict=True)])
     dev, test = _known_pairs("dev"), _known_pairs("test")
-    return Problem("embedded", ecif, ValidationPairs(dev.images, dev.texts, batch_size=64), mismatched, test)
+    return _prepared("embedded", ecif, ValidationPairs(dev.images, dev.texts, batch_size=64), mismatched, test)
+
+
+def _prepared(name: str, ecif: ECIF, query: Query, mismatched: NDArray[np.bool_], held_out: Pairs) -> Problem:
+    """A problem whose preconditioner is there: what `with_curvature` makes of it then has it too."""
+    ecif.precondition(ecif.theta)
+    return Problem(name, ecif, query, mismatched, held_out)
 
 
 @cache

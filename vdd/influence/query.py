@@ -4,7 +4,7 @@
     Choice            −log Σ_right softmax(S(image, text))                           why one image was misread
 
 Source: arXiv:2411.11667 (data valuation; misprediction trace-back); zero-shot choice: arXiv:2103.00020.
-Knows: tensors. Does not know: encoders, training pairs, files.
+Knows: tensors, towers. Does not know: training pairs, files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdd._check import UserError, whole
-from vdd.influence.encoders import Embeddings
+from vdd.influence.encoders import Embeddings, Pairs, Towers
 from vdd.influence.loss import PairLoss
 
 
@@ -35,6 +35,16 @@ class Query(Protocol):
 
     def value(self, at: Embeddings, loss: PairLoss) -> Tensor:
         """The loss, a scalar that can be differentiated by the embeddings; in nats."""
+
+
+def asked(query: Query, towers: Towers) -> Pairs:
+    """A query's images and texts as towers read them; they are no pairs, and there may be more of the one."""
+    return Pairs(towers.image_inputs(query.images), towers.text_inputs(query.texts), (), torch.empty(0))
+
+
+def loss_of(query: Query, towers: Towers) -> float:
+    """A query's loss as towers have it."""
+    return float(query.value(towers.embed(asked(query, towers), towers.parameters), towers.loss))
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,19 @@ class Choice:
         image: the one.
         texts: two at least.
         right: positions of the right ones.
+
+    Raises:
+        ValueError: where `right` is something else.
     """
 
     image: Any
     texts: Any
     right: Sequence[int] = field(default=(0,))
+
+    def __post_init__(self) -> None:
+        places: Any = self.right
+        if not isinstance(places, Sequence) or not all(type(place) is int for place in places):
+            raise UserError(f"influence: right is {places!r}; wanted positions of the right texts, such as [0].")
 
     @property
     def images(self) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vdd._check import UserError, choice
 from vdd.images import Picture, as_picture
-from vdd.influence.encoders import Towers, refuse_noise
+from vdd.influence.encoders import Towers, refuse_noise, refuse_none
 from vdd.influence.loss import Contrastive, PairLoss, Sigmoid
 from vdd.loading import check_device
 
@@ -117,6 +117,11 @@ class HubTowers(Towers):
                 "vdd.influence.Towers."
             )
         self.family = _FAMILIES[kind]
+        if kind == "siglip" and not hasattr(self.model.vision_model, "head"):
+            raise UserError(
+                "influence: the SigLIP has no pooling head (vision_use_head=False) and so gives no embedding of an "
+                "image; wanted one that has it."
+            )
         self.heads_alone = params == HEADS
         image, text = (
             (self.family.image_head(self.model), self.family.text_head(self.model))
@@ -136,6 +141,7 @@ class HubTowers(Towers):
 
     def image_inputs(self, given: Sequence[Picture]) -> Any:
         """Images as the image encoder reads them: (n, d) features of the backbone, or pixels made when asked for."""
+        refuse_none(given)
         pictures = _Pictures(given, self.processor.image_processor, self.dtype)
         if not self.heads_alone:
             return pictures
@@ -143,6 +149,7 @@ class HubTowers(Towers):
 
     def text_inputs(self, given: Sequence[str]) -> Tensor:
         """Texts as the text encoder reads them: (n, d) features of the backbone, or (n, words) token ids."""
+        refuse_none(given)
         longest = self.model.config.text_config.max_position_embeddings
         ids = self.processor.tokenizer(
             list(given), padding=self.family.padding, truncation=True, max_length=longest, return_tensors="pt"

@@ -24,8 +24,9 @@ from vdd.diagnosis import Misread, Traced, TracedPair, claim, keep
 from vdd.images import Picture
 from vdd.influence.curvature import NotSolvedError
 from vdd.influence.ecif import ECIF
+from vdd.influence.encoders import Towers
 from vdd.influence.pairs import PairRecord
-from vdd.influence.query import Choice
+from vdd.influence.query import Choice, loss_of
 from vdd.influence.scores import Norms
 from vdd.influence.statements import contrasted
 from vdd.influence.store import Store
@@ -59,6 +60,7 @@ class Tracer:
     Args:
         ecif: of the tower and its pairs.
         records: the pairs by name, in the same order.
+        tower: that answered, where the influence is that of another, as of one trained to a minimum first.
         probes: random directions that the norms of relative influence are estimated by, one solve each.
         store: where what the probes told is kept, so that another process need not ask again; None keeps nothing.
         progress: called with (probes done, in all), before the first trace.
@@ -72,13 +74,14 @@ class Tracer:
         ecif: ECIF,
         records: Sequence[PairRecord],
         *,
+        tower: Towers | None = None,
         probes: int = PROBES,
         store: Store | None = None,
         progress: Progress | None = None,
     ) -> None:
         if [record.id for record in records] != list(ecif.data.ids):
             raise UserError(f"trace: {len(records)} records are not the {len(ecif.data)} pairs; wanted the same ids.")
-        self.ecif, self.records = ecif, records
+        self.ecif, self.records, self.tower = ecif, records, tower or ecif.towers
         self.probes = whole("trace", "probes", probes, low=1)
         self._store, self._progress = store or Store(None, ""), progress
 
@@ -91,7 +94,7 @@ class Tracer:
                 behind the last word that it reads.
         """
         ecif = self.ecif
-        loss = ecif.query_loss(query)
+        loss = loss_of(query, self.tower)
         gradient = ecif.query_gradient(query)
         if not float(torch.linalg.vector_norm(gradient)) > 0:
             raise UserError("trace: the tower reads all texts alike; wanted texts whose first words differ.")

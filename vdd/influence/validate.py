@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,20 @@ Progress = Callable[[int, int], None]
 
 EXACT, GAUSS_NEWTON, NEWTON, ADDED = "exact, Hessian", "exact, GGN", "one Newton step", "exact, Hessian, added up"
 IDENTITY, GRADIENT = "identity Hessian", "gradient product"
+CLIP_SCORE, PAIR_LOSS = "CLIP score", "−pair loss"
+RANKINGS = (IDENTITY, GRADIENT, CLIP_SCORE, PAIR_LOSS)
+"""They order pairs; their size is in no unit of the query's loss."""
 _NAMES: dict[Method, str] = {"exact": EXACT, "zeta": "zeta, Hessian", "positive_only": "positive only, Hessian"}
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """Of the pairs, removed."""
 SUBSET = 0.1
 """Of the pairs, in each random subset."""
-DRAWS = 2000
+DRAWS = 1000
 """Of the bootstrap."""
+ORDERS = ("harmful", "valuable", "random")
+NOTHING = "nothing"
+"""In the place of an order: no pair is removed."""
+RETRAINED, EDITED, STEPPED = "retrained", "influence", "newton"
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,9 @@ class Removed:
     """A share of the pairs removed: what came of training again, and of editing the parameters.
 
     Attributes:
-        order: "harmful", "valuable" or "random".
+        order: "harmful", "valuable" or "random"; "nothing" where none is removed.
         share: of the pairs.
-        losses, accuracies: by "retrained", "influence" and "newton".
+        losses, accuracies: by "retrained", and the two steps of an edit: "influence" and "newton".
     """
 
     order: str
@@ -91,20 +99,44 @@ class Removed:
     accuracies: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What scoring every pair took.
+
+    Attributes:
+        pairs: how many.
+        prepared, prepared_seconds: products with the curvature for the preconditioner, whose seconds hold the pairs'
+            embeddings too.
+        solved, solved_seconds: products of the solve.
+        swept_seconds: of the sweeps through all partitions.
+    """
+
+    pairs: int
+    prepared: int
+    prepared_seconds: float
+    solved: int
+    solved_seconds: float
+    swept_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.prepared_seconds + self.solved_seconds + self.swept_seconds
+
+
 def leave_one_out(problem: Problem, count: int, seed: int, *, progress: Progress | None = None) -> Predicted:
     """What single pairs do: `count` of them, drawn by `seed`."""
     ecif, pairs = problem.ecif, len(problem.mismatched)
     chosen = np.random.default_rng(seed).permutation(pairs)[:count].tolist()
     estimates = {name: scores.numpy()[chosen] for name, scores in _scores(ecif, problem.query).items()}
-    began, true = problem.loss(ecif.theta), []
-    start = time.perf_counter()
+    began, true, stepped, seconds = problem.loss(ecif.theta), [], [], 0.0
     for number, place in enumerate(chosen, 1):
+        start = time.perf_counter()
         true.append(problem.loss(problem.retrained([place])) - began)
+        seconds += (time.perf_counter() - start) / len(chosen)
+        stepped.append(problem.loss(flat(ecif.edit([ecif.data.ids[place]], step="newton"))) - began)
         _tell(progress, number, len(chosen))
-    seconds = (time.perf_counter() - start) / len(chosen)
-    by_ids = [[ecif.data.ids[place]] for place in chosen]
-    estimates[NEWTON] = np.array([problem.loss(flat(ecif.edit(ids, step="newton"))) - began for ids in by_ids])
-    return Predicted(np.array(true), estimates, seconds)
+    return Predicted(np.array(true), {**estimates, NEWTON: np.array(stepped)}, seconds)
 
 
 def subsets(problem: Problem, count: int, seed: int, *, progress: Progress | None = None) -> Predicted:
@@ -131,28 +163,27 @@ def subsets(problem: Problem, count: int, seed: int, *, progress: Progress | Non
 def removal(problem: Problem, seed: int, *, progress: Progress | None = None) -> list[Removed]:
     """What is left after removing more and more pairs, in three orders; edits by the curvature that is the default."""
     ecif, pairs = problem.ecif, len(problem.mismatched)
+    default = ecif.with_curvature("ggn")
     by_score = ecif.scores(problem.query).total.argsort().tolist()
-    orders = {
-        "harmful": by_score,
-        "valuable": by_score[::-1],
-        "random": np.random.default_rng(seed).permutation(pairs).tolist(),
-    }
-    found = []
-    for order, places in orders.items():
-        for share in SHARES:
-            gone = places[: round(share * pairs)]
-            ids = [ecif.data.ids[place] for place in gone]
-            default = ecif.with_curvature("ggn")
-            left = {
-                "retrained": problem.retrained(gone),
-                "influence": flat(default.edit(ids)),
-                "newton": flat(default.edit(ids, step="newton")),
-            }
-            losses = {name: problem.loss(theta) for name, theta in left.items()}
-            accuracies = {name: problem.accuracy(theta) for name, theta in left.items()}
-            found.append(Removed(order, share, losses, accuracies))
-            _tell(progress, len(found), len(orders) * len(SHARES))
+    by_chance = np.random.default_rng(seed).permutation(pairs).tolist()
+    places = dict(zip(ORDERS, (by_score, by_score[::-1], by_chance), strict=True))
+    found = [_left(problem, NOTHING, 0.0, dict.fromkeys((RETRAINED, EDITED, STEPPED), ecif.theta))]
+    for order, share in product(ORDERS, SHARES):
+        gone = places[order][: round(share * pairs)]
+        ids = [ecif.data.ids[place] for place in gone]
+        left = {
+            RETRAINED: problem.retrained(gone),
+            EDITED: flat(default.edit(ids)),
+            STEPPED: flat(default.edit(ids, step="newton")),
+        }
+        found.append(_left(problem, order, share, left))
+        _tell(progress, len(found) - 1, len(ORDERS) * len(SHARES))
     return found
+
+
+def _left(problem: Problem, order: str, share: float, left: Mapping[str, Tensor]) -> Removed:
+    losses = {name: problem.loss(theta) for name, theta in left.items()}
+    return Removed(order, share, losses, {name: problem.accuracy(theta) for name, theta in left.items()})
 
 
 def detection(problem: Problem) -> list[Detector]:
@@ -164,6 +195,17 @@ def detection(problem: Problem) -> list[Detector]:
     return detectors({**known, IDENTITY: -scores[IDENTITY]}, problem.mismatched.tolist())
 
 
+def cost(problem: Problem) -> Cost:
+    """What scoring every pair takes, by the curvature that is the default."""
+    ecif = problem.ecif.with_curvature("ggn")
+    direction, how = ecif.direction(problem.query)
+    start = time.perf_counter()
+    ecif.scores_along(direction, how)
+    seconds = time.perf_counter() - start
+    before = ecif.preparation
+    return Cost(len(ecif.data), before.products, before.seconds, how.products, how.seconds, seconds)
+
+
 def agreement(runs: Sequence[Predicted], name: str, *, seed: int = 0) -> Agreement:
     """How well one estimator agrees with the truth, over the runs of several seeds.
 
@@ -173,21 +215,19 @@ def agreement(runs: Sequence[Predicted], name: str, *, seed: int = 0) -> Agreeme
         seed: of the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    pairs = [(run.estimates[name], run.true) for run in runs]
-    draws = [rng.integers(len(true), size=(DRAWS, len(true))) for _, true in pairs]
-    spread = {}
-    for which, correlate in (("pearson", _pearson), ("spearman", _spearman)):
-        drawn = [
-            [correlate(said[places], true[places]) for places in draw]
-            for (said, true), draw in zip(pairs, draws, strict=True)
-        ]
-        spread[which] = interval(np.nanmean(np.array(drawn), axis=0))
+    pearson, spearman, slope = [], [], []
+    for run in runs:
+        said, true, count = run.estimates[name], run.true, len(run.true)
+        draws = np.vstack([np.arange(count), rng.integers(count, size=(DRAWS, count))])  # the first is the whole
+        pearson.append(_correlation(said[draws], true[draws]))
+        spearman.append(_correlation(_ranks(said, draws), _ranks(true, draws)))
+        slope.append(float("nan") if name in RANKINGS else _slope(said, true))
+    over_seeds = [np.mean(one, axis=0) for one in (pearson, spearman)]
     return Agreement(
-        float(np.mean([_pearson(said, true) for said, true in pairs])),
-        float(np.mean([_spearman(said, true) for said, true in pairs])),
-        float(np.mean([np.polyfit(said, true, 1)[0] for said, true in pairs])),
-        spread["pearson"],
-        spread["spearman"],
+        float(over_seeds[0][0]),
+        float(over_seeds[1][0]),
+        float(np.mean(slope)),
+        *(_interval(one[1:]) for one in over_seeds),
     )
 
 
@@ -204,8 +244,8 @@ def _scores(ecif: ECIF, query: Query) -> dict[str, Tensor]:
         **found,
         IDENTITY: _total(ecif, along, "exact"),
         GRADIENT: _total(ecif, along, "positive_only"),
-        "CLIP score": cosine,
-        "−pair loss": -loss,
+        CLIP_SCORE: cosine,
+        PAIR_LOSS: -loss,
     }
 
 
@@ -214,20 +254,32 @@ def _total(ecif: ECIF, tangents: Any, method: Method) -> Tensor:
     return (pos + neg).mean(0)
 
 
-def _pearson(a: Array, b: Array) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / length if length else float("nan")
+def _correlation(a: Array, b: Array) -> Array:
+    """Pearson's, of each row; NaN where one is constant."""
+    a, b = (one - one.mean(-1, keepdims=True) for one in (a, b))
+    lengths = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(lengths > 0, (a * b).sum(-1) / np.where(lengths > 0, lengths, 1), np.nan)
 
 
-def _spearman(a: Array, b: Array) -> float:
-    return _pearson(_ranks(a), _ranks(b))
+def _interval(drawn: Array) -> tuple[float, float]:
+    """Of the draws that have a correlation."""
+    known = drawn[np.isfinite(drawn)]
+    return interval(known) if len(known) else (float("nan"), float("nan"))
 
 
-def _ranks(values: Array) -> Array:
-    """Ranks; of ties the mean."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[place]
+def _slope(said: Array, true: Array) -> float:
+    said = said - said.mean()
+    length = float(said @ said)
+    return float(said @ true) / length if length else float("nan")
+
+
+def _ranks(values: Array, draws: NDArray[np.int64]) -> Array:
+    """(…, n): the rank of each value among those of its draw, (…, n) places; of ties the mean."""
+    distinct, place = np.unique(values, return_inverse=True)
+    drawn = place[draws]
+    of_each = np.arange(len(draws))[:, None] * len(distinct) + drawn
+    counts = np.bincount(of_each.ravel(), minlength=len(draws) * len(distinct)).reshape(len(draws), -1)
+    return np.take_along_axis(counts.cumsum(1) - (counts - 1) / 2, drawn, axis=1)
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:
