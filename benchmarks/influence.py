@@ -35,26 +35,27 @@ from vdd.influence_report import Table, markdown, pipes, read  # noqa: E402
 
 PAGE = ROOT / "docs" / "INFLUENCE.md"
 PICTURES = ("leave-one-out", "removal", "detection")
-WIDTH, BATCH, PARTITIONS, CURVED, ASKED = 512, 1024, 4, 4096, 2048
+BATCH, PARTITIONS, CURVED, ASKED = 1024, 4, 4096, 2048
 SECONDS, MEBIBYTES, PASSES = 120.0, 2048.0, 1.5
 """Wanted at most: to sweep all pairs, of memory, and training passes a partition and query after the solve."""
 
 
-def cost(pairs: int) -> dict[str, Any]:
-    """Seconds and peak memory of scoring so many random pairs."""
+def cost(pairs: int, width: int) -> dict[str, Any]:
+    """Seconds and peak memory of scoring so many random pairs of so wide features."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
-        return torch.randn(count, WIDTH, generator=generator)
+        return torch.randn(count, width, generator=generator)
 
-    heads = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2)]
+    heads = [nn.Linear(width, width, bias=False) for _ in range(2)]
     for head in heads:
-        head.weight = nn.Parameter(draw(WIDTH) / WIDTH**0.5)
+        head.weight = nn.Parameter(draw(width) / width**0.5)
     towers = Towers(*heads, log_scale=nn.Parameter(torch.tensor(2.0)), chunk=BATCH)
     data = Pairs(draw(pairs), draw(pairs), range(pairs), torch.arange(pairs))
     query = ValidationPairs(draw(min(ASKED, pairs)), draw(min(ASKED, pairs)), batch_size=BATCH)
     curved = min(CURVED, pairs)
     ecif = ECIF(towers, data, partitions=PARTITIONS, batch_size=BATCH, curvature_pairs=curved, tolerance=1e-4)
+    ecif.precondition(ecif.theta)  # else its seconds were the solve's
     direction, how = ecif.direction(query)
     embeddings = timed(lambda: ecif.point.embeddings)
     began = time.perf_counter()
@@ -71,8 +72,10 @@ def cost(pairs: int) -> dict[str, Any]:
     return {
         "machine": machine("cpu"),
         "pairs": pairs,
+        "curved": curved,
         "parameters": len(ecif.theta),
         "partitions": len(sweeps),
+        "damping": ecif.damping,
         "preparation": asdict(ecif.preparation),
         "solve": {"products": how.products, "seconds": how.seconds, "residual": how.residual},
         "embeddings_seconds": embeddings,
@@ -90,7 +93,7 @@ def cost(pairs: int) -> dict[str, Any]:
 def cost_text(found: dict[str, Any]) -> str:
     """The costs as a table, and in words which goals were reached."""
     goals = {
-        f"all {found['pairs']:,} pairs swept, {found['partitions']} partitions, s": ("swept_seconds", SECONDS),
+        f"all {found['pairs']:,} pairs swept, R = {found['partitions']}, s": ("swept_seconds", SECONDS),
         "training passes a partition and query": ("passes_a_partition", PASSES),
         "peak memory of the process, MiB": ("peak_mebibytes", MEBIBYTES),
     }
@@ -101,9 +104,10 @@ def cost_text(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     before, solve = found["preparation"], found["solve"]
     said = [
-        f"Damping and preconditioner: {before['products']} products with the curvature, {before['seconds']:.1f} s; "
+        f"Damping (found to be {found['damping']:.3g}, as random heads are no minimum) and preconditioner: "
+        f"{before['products']} products with the curvature, {before['seconds']:.1f} s; "
         f"solve: {solve['products']} products, {solve['seconds']:.1f} s, residual {solve['residual']:.2g}. These do "
-        f"not grow with the pairs: the curvature is that of {CURVED:,} random ones.",
+        f"not grow with the pairs: the curvature is that of {found['curved']:,} random ones.",
         f"Embeddings {found['embeddings_seconds']:.1f} s, their tangents {found['tangents_seconds']:.1f} s, then "
         f"{found['sweep_seconds']:.1f} s a partition; a training pass (forward and backward) takes "
         f"{found['pass_seconds']:.1f} s. The passes above hold embeddings and tangents too; with one partition alone "
@@ -141,23 +145,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=100_000, help="whose cost is measured")
+    parser.add_argument("--width", type=int, default=512, help="of their features and embeddings")
     parser.add_argument("--threads", type=int, default=2, help="of torch, where the cost is measured")
     parser.add_argument("--only", choices=("cost", "worth"), help="measure one of both; no page")
     parser.add_argument("--here", action="store_true", help="print the cost in this process alone, as JSON")
     parser.add_argument("--shortest", action="store_true", help="the least sizes, to see that it runs; no page")
     args = parser.parse_args()
     if args.shortest:
-        args.pairs = 4096
+        args.pairs, args.width = 512, 64
     if args.here:
         torch.set_num_threads(args.threads)
-        print(json.dumps(cost(args.pairs)))
+        print(json.dumps(cost(args.pairs, args.width)))
         return
     if args.only != "cost":
         validated(Plan.shortest() if args.shortest else Plan(), args.out / "validation")
     if args.only == "worth":
         return
-    command = [sys.executable, __file__, "--out", str(args.out), "--pairs", str(args.pairs), "--here"]
-    ran = subprocess.run([*command, "--threads", str(args.threads)], check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, "--out", str(args.out), "--pairs", str(args.pairs), "--width", str(args.width)]
+    command += ["--threads", str(args.threads), "--here"]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(ran.stdout.strip().splitlines()[-1])
     write(args.out, "cost", found)
     print(cost_text(found))

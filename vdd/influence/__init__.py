@@ -11,6 +11,7 @@ from vdd.influence.curvature import NotSolvedError
 from vdd.influence.detection import detectors, suspicions
 from vdd.influence.ecif import ECIF, NotOptimalWarning
 from vdd.influence.encoders import Pairs, Towers
+from vdd.influence.opening import influence_of
 from vdd.influence.query import Choice, Query, ValidationPairs
 from vdd.influence.ranking import valued
 from vdd.influence.refit import at_minimum
@@ -36,6 +37,7 @@ __all__ = [
     "ValidationPairs",
     "at_minimum",
     "detectors",
+    "influence_of",
     "open_towers",
     "suspicions",
     "valued",
