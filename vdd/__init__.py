@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vdd._version import __version__
 
 if TYPE_CHECKING:
-    from vdd import integrations, toy
+    from vdd import influence, integrations, toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.decoding import decode
@@ -52,6 +52,7 @@ __all__ = [
     "__version__",
     "decode",
     "generate",
+    "influence",
     "integrations",
     "load",
     "patch",
@@ -60,7 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("integrations", "toy"):
+    if name in ("influence", "integrations", "toy"):
         return import_module(f"vdd.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
