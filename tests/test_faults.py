@@ -52,6 +52,7 @@ def test_a_run_that_is_killed_at_fifty_random_moments_ends_as_an_unbroken_one(da
     assert len(lines) == len({json.loads(line)["question_id"] for line in lines})
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_ends_the_run_with_a_message_and_the_next_call_goes_on(data, whole, tmp_path):
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))

@@ -42,7 +42,8 @@ def alone(data, tmp_path_factory):
     return files_of(out)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_write_the_bytes_of_one(data, alone, tmp_path, count):
     done = subprocess.run(command(data, tmp_path / "out", count), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
