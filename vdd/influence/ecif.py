@@ -42,11 +42,10 @@ RANK = 32
 """Of the preconditioner's sketch, where no other is given."""
 SKETCH_BYTES = 1 << 30
 """That the sketch may take; of larger models it is smaller."""
-DAMPING_SHARE = 0.1
-"""Of the mean curvature, where no damping is given (arXiv:2308.03296, 5.1)."""
 TOLERANCE, SHORT_TOLERANCE = 1e-5, 1e-3
 """Of the residual, where no other is given: in float64, and in shorter types, whose rounding may forbid the first."""
 NORM_PROBES = 8
+"""Random directions by which the pairs' gradients are measured."""
 PROBE_TOLERANCE = 1e-2
 """Of solves whose random right-hand sides leave a far larger error; the products are then right to about 1 %."""
 OPTIMUM = 0.1
@@ -259,16 +258,7 @@ class ECIF:
         change, _ = self.solve(pos + neg)
         if step == "newton":
             rest = self.objective.without(places).at(self.theta)
-            bend = rest.hessian if self.curvature == "hessian" else rest.gauss_newton
-            change, how = solve(
-                bend,
-                -rest.gradient(),
-                tolerance=self.tolerance,
-                max_products=self.max_products,
-                precondition=self.precondition,
-                start=change,
-            )
-            self._refuse_unsolved(how, self.tolerance)
+            change, _ = self._solved(rest, -rest.gradient(), self.tolerance, start=change)
         return {name: value.clone() for name, value in self.objective.named(self.theta + change).items()}
 
     def solve(self, target: Tensor, *, tolerance: float | None = None) -> tuple[Tensor, Solve]:
@@ -280,17 +270,7 @@ class ECIF:
         Raises:
             NotSolvedError: see `scores`.
         """
-        tolerance = self.tolerance if tolerance is None else tolerance
-        bend = self._curved_point.hessian if self.curvature == "hessian" else self._curved_point.gauss_newton
-        found, how = solve(
-            bend,
-            target,
-            tolerance=tolerance,
-            max_products=self.max_products,
-            precondition=self.precondition,
-        )
-        self._refuse_unsolved(how, tolerance)
-        return found, how
+        return self._solved(self._curved_point, target, self.tolerance if tolerance is None else tolerance)
 
     def query_gradient(self, query: Query) -> Tensor:
         """∇f, (P,)."""
@@ -379,6 +359,18 @@ class ECIF:
         """(P,): independent entries of mean 0 and variance 1."""
         return torch.randn(len(self.theta), generator=generator, dtype=torch.float64).to(self.theta)
 
-    def _refuse_unsolved(self, how: Solve, tolerance: float) -> None:
+    def _solved(
+        self, point: Point, target: Tensor, tolerance: float, *, start: Tensor | None = None
+    ) -> tuple[Tensor, Solve]:
+        """x of A x = b, A the curvature at a point, and how it was found."""
+        found, how = solve(
+            point.hessian if self.curvature == "hessian" else point.gauss_newton,
+            target,
+            tolerance=tolerance,
+            max_products=self.max_products,
+            precondition=self._sketch.apply,
+            start=start,
+        )
         if not self.allow_unsolved:
             how.refuse_unsolved(tolerance)
+        return found, how

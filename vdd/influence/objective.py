@@ -128,9 +128,7 @@ class Objective:
 
     def named(self, theta: Tensor) -> Parameters:
         """A flat vector as the towers' parameters."""
-        shapes = {name: value.shape for name, value in self.towers.parameters.items()}
-        pieces = theta.split([shape.numel() for shape in shapes.values()])
-        return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return unflat(theta, self.towers.parameters)
 
     def _kept(self, groups: Sequence[Batches], leaving: Sequence[int]) -> list[Batches]:
         gone = torch.tensor(sorted(leaving), dtype=torch.int64)
@@ -146,6 +144,12 @@ class Objective:
 def flat(parameters: Parameters) -> Tensor:
     """Named tensors as one vector, in their order."""
     return torch.cat([value.reshape(-1) for value in parameters.values()])
+
+
+def unflat(theta: Tensor, like: Parameters) -> Parameters:
+    """The inverse of `flat`: a vector as tensors of these names and shapes."""
+    pieces = theta.split([value.numel() for value in like.values()])
+    return {name: piece.view(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
 
 
 class Point:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vdd.influence.ecif import ECIF
 from vdd.influence.encoders import Embeddings, Pairs, Towers
-from vdd.influence.query import Query, ValidationPairs
+from vdd.influence.query import Query, ValidationPairs, loss_of
 from vdd.influence.refit import at_minimum, minimum
 from vdd.influence.towers import HubTowers
 from vdd.toy import load_clip
@@ -65,9 +65,7 @@ class Problem:
 
     def loss(self, theta: Tensor) -> float:
         """The query's loss at θ, (P,)."""
-        towers, query = self.ecif.towers, self.query
-        asked = Pairs(towers.image_inputs(query.images), towers.text_inputs(query.texts), (), torch.empty(0))
-        return float(query.value(towers.embed(asked, self.ecif.objective.named(theta)), towers.loss))
+        return loss_of(self.query, self.ecif.towers.with_parameters(self.ecif.objective.named(theta)))
 
     def accuracy(self, theta: Tensor) -> float:
         """Share of the held-out images and texts that find each other, in both directions."""

@@ -178,9 +178,8 @@ def gradient_scores(ecif: ECIF, query: Query, store: Store) -> Tensor:
     """(N,): the query's gradient times what each pair leaves behind, with no curvature in between."""
     found = store.get("gradient")
     if found is None:
-        tangents = ecif.point.tangents(ecif.query_gradient(query))
-        sweeps = [ecif.sweep(number, tangents) for number in range(len(ecif.objective.partitions))]
-        found = store.put("gradient", {"total": torch.stack([pos + neg for pos, neg in sweeps]).mean(0)}, None)
+        pos, neg = ecif.point.sweep(ecif.point.tangents(ecif.query_gradient(query)), ecif.method)
+        found = store.put("gradient", {"total": (pos + neg).mean(0)}, None)
     return found.tensors["total"]
 
 

@@ -23,7 +23,7 @@ from vdd._check import UserError
 from vdd.influence.damping import convex_damping
 from vdd.influence.ecif import ECIF
 from vdd.influence.encoders import Pairs, Towers
-from vdd.influence.objective import Objective
+from vdd.influence.objective import Objective, unflat
 from vdd.influence.retrain import Minimum, minimise
 from vdd.influence.store import Store
 
@@ -66,9 +66,7 @@ def at_minimum(
             "seconds": time.perf_counter() - began,
         }
         known = (store or Store(None, "")).put(KEPT, {"theta": theta}, notes)
-    shapes = {name: value.shape for name, value in towers.parameters.items()}
-    pieces = known.tensors["theta"].to(towers.device).split([shape.numel() for shape in shapes.values()])
-    found = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    found = unflat(known.tensors["theta"].to(towers.device), towers.parameters)
     return ECIF(towers.with_parameters(found), data, **{**options, "damping": known.notes["damping"]})
 
 

@@ -188,10 +188,8 @@ def _left(problem: Problem, order: str, share: float, left: Mapping[str, Tensor]
 
 def detection(problem: Problem) -> list[Detector]:
     """How well influence (by the default curvature) and what costs less find the mismatched pairs."""
-    ecif = problem.ecif.with_curvature("ggn")
-    cosine, loss = ecif.point.pair_figures()
-    scores = _scores(ecif, problem.query)
-    known = suspicions(scores[GAUSS_NEWTON], cosine, loss, scores[GRADIENT])
+    scores = _scores(problem.ecif.with_curvature("ggn"), problem.query)
+    known = suspicions(scores[GAUSS_NEWTON], scores[CLIP_SCORE], -scores[PAIR_LOSS], scores[GRADIENT])
     return detectors({**known, IDENTITY: -scores[IDENTITY]}, problem.mismatched.tolist())
 
 
