@@ -154,9 +154,7 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(legs)), legs)
     axes[0].invert_yaxis()
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def heat_maps(
@@ -198,9 +196,7 @@ def heat_maps(
         axis.tick_params(length=0)
     axes[0].set_yticks(range(len(rows[1])), [f"{value:g}" for value in rows[1]], fontsize=8)
     axes[0].set_ylabel(rows[0], fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[float]]]], path: Path) -> None:
@@ -225,9 +221,7 @@ def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Se
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy, %", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def scatters(
@@ -266,9 +260,7 @@ def scatters(
         line[0].set_ylabel(f"{problem}\n{axes[1]}", fontsize=8)
         for axis in line[len(panels) :]:
             axis.set_visible(False)
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def removal_curves(
@@ -297,9 +289,7 @@ def removal_curves(
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3)
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
@@ -329,9 +319,7 @@ def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float,
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, title, path)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -340,6 +328,12 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, title: str, path: Path) -> None:
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 def _lines(example: Example, *, width: int) -> list[list[tuple[str, str]]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vdd._check import UserError, whole
 from vdd.cli.influence_options import PARTS, TRAINING, Influencing, warned_in_a_line, with_options_named
-from vdd.cli.show import progress, say, show_table
+from vdd.cli.show import progress, say, shortened, show_table
 from vdd.data import write_atomic
 from vdd.images import image_path, load_image
 from vdd.influence import ValidationPairs
@@ -199,7 +199,7 @@ class Run:
         return [
             Captioned(
                 load_image(image_path(self.asked.images, records[place].image)),
-                f"{float(total[place]):+.3g}   pair {_short(str(records[place].id), 14)}",
+                f"{float(total[place]):+.3g}   pair {shortened(str(records[place].id), 14)}",
                 records[place].caption,
                 color,
             )
@@ -254,9 +254,4 @@ def _write_skipped(path: Path, out: Sequence[tuple[str, Skipped]]) -> None:
 
 
 def _named(record: PairRecord) -> str:
-    return f"{record.id}: {_short(record.caption)}"
-
-
-def _short(text: str, width: int = CAPTION) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return f"{record.id}: {shortened(record.caption, CAPTION)}"

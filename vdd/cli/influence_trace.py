@@ -58,7 +58,7 @@ def trace(
     """The training pairs that made a tower misread images, and those that worked against it."""
     from vdd._check import UserError, whole
     from vdd.cli.influence_tracing import Tracing
-    from vdd.cli.show import say, show_table
+    from vdd.cli.show import say, shortened, show_table
     from vdd.diagnose import read_queries, wrong_answers
     from vdd.finished import read_run
     from vdd.influence.store import digest_of
@@ -107,12 +107,13 @@ def trace(
         worst = one.harmful[0] if one.harmful else None
         rows.append(
             [
-                _short(one.misread.question or one.misread.texts[0]),
+                shortened(one.misread.question or one.misread.texts[0], SHOWN),
                 one.misread.image,
                 one.misread.answer,
                 one.misread.truth,
                 "" if one.probability is None else f"{one.probability:.2f}",
-                one.reason or ("" if worst is None else f"{worst.tied:+.3g} {worst.id}: {_short(worst.caption)}"),
+                one.reason
+                or ("" if worst is None else f"{worst.tied:+.3g} {worst.id}: {shortened(worst.caption, SHOWN)}"),
             ]
         )
     columns = ["question", "image", "answered", "right", "tower: p(right)", "most harmful pair"]
@@ -120,8 +121,3 @@ def trace(
     well = sum(one.tower_is_right or False for one in traced)
     say(f"in {well} of {len(traced)} the tower itself holds what is right for likelier: there it is not to blame")
     say(f"traces, pictures: {out}")
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

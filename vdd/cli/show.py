@@ -61,6 +61,12 @@ def say(line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
+def shortened(text: str, width: int) -> str:
+    """A text on one line, of so many letters at most."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def new_folder(folder: Path) -> None:
     """Make `folder`; UserError where it holds something already, or cannot be made."""
     if folder.is_dir() and any(folder.iterdir()):
