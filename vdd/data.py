@@ -12,8 +12,8 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,22 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     Raises:
         UserError: if the folder is missing or not writable, or `path` is a folder.
     """
-    body = content.encode("utf-8") if isinstance(content, str) else content
+    with draft_of(path) as draft:
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def draft_of(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new file beside `path` that takes its place, whole and on the disk, once the block has written it.
+
+    Raises:
+        UserError: see `write_atomic`.
+    """
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(draft, "xb") as file:
-            file.write(body)
-            file.flush()
+        yield draft
+        with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, target)
     except OSError as error:

@@ -8,10 +8,7 @@ Knows: ECIF, stores, tables as CSV and parquet (PyArrow, extra `eval`). Does not
 from __future__ import annotations
 
 import csv
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vdd._check import UserError, choice
+from vdd.data import draft_of
 from vdd.influence.curvature import Preparation, Solve
 from vdd.influence.ecif import ECIF, Optimality
 from vdd.influence.encoders import Pairs, Towers
@@ -195,7 +193,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]], order: Tensor)
         UserError: on another ending, where PyArrow is missing, or the file cannot be written.
     """
     kind = choice("influence", "format", path.suffix.removeprefix("."), FORMATS)
-    with _draft(path) as draft:
+    with draft_of(path) as draft:
         (_write_csv if kind == "csv" else _write_parquet)(draft, columns, _blocks(columns, order))
 
 
@@ -268,22 +266,6 @@ def _pyarrow() -> Any:
             "'visual-debias-decoding[eval]', or csv."
         ) from error
     return pyarrow
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A file that takes the place of `path` once the block has written it."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield draft
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
-    finally:
-        with suppress(OSError):  # there is none once it has taken the other's place
-            draft.unlink()
 
 
 def _finite(value: Any) -> Any:
