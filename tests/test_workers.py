@@ -24,8 +24,7 @@ def data(tmp_path_factory):
 def command(data, out, count: int) -> list[str]:
     launch = [sys.executable, "-m"]
     if count > 1:
-        launch += ["accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
+        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     files = ["--questions", str(data / "pope_popular.json"), "--images", str(data / "images"), "--out", str(out)]
     return [*launch, "vdd", "eval", "pope", *files, *COMMAND]
 

@@ -32,9 +32,11 @@ class Workers:
         """Those that the launcher told this process of; one alone where there was none."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        import torch
         from accelerate import PartialState
 
-        state = PartialState(timeout=PATIENCE)
+        # without `cpu`, processes that find no GPU are each left alone
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property
