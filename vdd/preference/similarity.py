@@ -6,8 +6,8 @@
 
 A try counts as another answer where its similarity is below ε. Case and white space never count.
 
-Source: arXiv:2407.02477, §3.4, for the embedder (all-mpnet-base-v2) and its ε. The other two are this project's own, for
-where there is no embedder; `Words.epsilon` is what `chosen_epsilon` makes of the embedded world's captions: see there.
+Source: arXiv:2407.02477, §3.4, for the embedder (all-mpnet-base-v2) and its ε. The other two are this project's own,
+for where there is no embedder; `Words.epsilon` is what `chosen_epsilon` makes of the embedded world's captions.
 Knows: strings, sentence-transformers (extra `embed`). Does not know: who wrote an answer.
 """
 
@@ -31,26 +31,24 @@ WORDS_EPSILON = 0.95
 further words. At 0.9, 28 % of the wrong captions would pass for the same."""
 
 COLORS: Mapping[str, str] = {
-    **{name: name for name in "red orange yellow green blue purple brown black white pink gold silver beige".split()},
+    **{name: name for name in ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")},
+    **{name: name for name in ("pink", "gold", "silver", "beige")},
     "gray": "gray",
     "grey": "gray",
     "violet": "purple",
     "golden": "gold",
 }
-_NUMBERS = {
-    name: str(number)
-    for number, name in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
-_NEGATIONS = frozenset("no not never none without neither nor cannot nothing nobody".split())
+_COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = {name: str(number) for number, name in enumerate(_COUNTED)}
+_NEGATIONS = frozenset(("no", "not", "never", "none", "without", "neither", "nor", "cannot", "nothing", "nobody"))
 _YES, _NO = "yes", "no"
 _ENDS = frozenset(".!?;")
 _NEAR = 2
 """Words that may stand between a colour or a number and the object that it is said of ("a red little bus")."""
-_SMALL = frozenset(
-    "a an the this that these those there here it its is are was were be been being am do does did has have had of in on "
-    "at to from by with and or as for i we you he she they can could see seen image picture photo shows show which one's "
-    "'s 're 've".split()
-)
+_SMALL_WORDS = """a an the this that these those there here it its is are was were be been being am do does did has have
+had of in on at to from by with and or as for i we you he she they can could see seen image picture photo shows show
+which 's 're 've"""
+_SMALL = frozenset(_SMALL_WORDS.split())
 _Key = TypeVar("_Key")
 
 
@@ -78,8 +76,8 @@ class Similarity(Protocol):
 class Words:
     """F1 of the answers' words, the smallest left out (articles, "there is", prepositions), each as often as it comes.
 
-    A measure of words and no embedder: it takes a synonym for another word, and "not" for one word among many. Where an
-    answer has small words alone, all its words count.
+    A measure of words and no embedder: it takes a synonym for another word, "not" for one word among many, and does not
+    see their order. Where an answer has small words alone, all its words count.
     """
 
     name: str = "words (no embedder)"
@@ -183,10 +181,11 @@ class Embedder:
     """Cosine of the answers' sentence embeddings, as in the paper; the model is loaded at once.
 
     Attributes:
-        name_or_path: of a sentence-transformers model: a folder, or a name on the Hub (fetched if it is not in the cache
-            already). No code of the model's own is run.
+        name_or_path: of a sentence-transformers model: a folder, or a name on the Hub (fetched if it is not in the
+            cache already). No code of the model's own is run.
         epsilon: below it a try counts as another answer.
         device: as torch names it; None takes what there is.
+        batch_size: texts a forward.
 
     Raises:
         UserError: where sentence-transformers (extra `embed`) is missing, or the model cannot be loaded.
