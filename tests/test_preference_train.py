@@ -37,18 +37,31 @@ def log_ps(model: Any, processor: Any) -> list[tuple[float, float]]:
     return found
 
 
-@pytest.mark.parametrize("config", [LORA, FULL], ids=["adapters", "all weights"])
+def supervised(log_ps: list[tuple[float, float]], processor: Any) -> float:
+    """−mean_t log p(y⁺_t) over the tokens of all chosen answers."""
+    tokens = sum(len(tiny_rows(processor, pair.prompt, pair.chosen)[1]) for pair in PAIRS)
+    return -math.fsum(good for good, _ in log_ps) / tokens
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LORA, replace(FULL, sft_weight=0.5)],
+    ids=["adapters", "all weights, with a supervised term"],
+)
 def test_the_loss_is_the_papers_at_the_first_update_and_after_some(config: AlignConfig, tmp_path: Path) -> None:
     base, processor = tiny_llava()
     before = log_ps(base, processor)
+    weight = config.sft_weight
+    near = 1e-5 if weight else 1e-6  # the supervised term is a mean in float32
     align(copy.deepcopy(base), processor, PAIRS, tmp_path / "five", replace(config, max_steps=5))
     tuned = align(copy.deepcopy(base), processor, PAIRS, tmp_path / "four", config)
     curves = read_curves(tmp_path / "five" / "curves.jsonl")
     assert [one["step"] for one in curves] == [1, 2, 3, 4, 5]
-    assert curves[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert curves[0]["loss"] == pytest.approx(math.log(2) + weight * supervised(before, processor), abs=near)
     after = log_ps(tuned, processor)
-    assert curves[4]["loss"] == pytest.approx(dpo_loss(config.beta, after, before), abs=1e-6)
-    assert curves[4]["loss"] < math.log(2) - 0.005
+    want = dpo_loss(config.beta, after, before) + weight * supervised(after, processor)
+    assert curves[4]["loss"] == pytest.approx(want, abs=near)
+    assert curves[4]["loss"] < curves[0]["loss"] - 0.005
     apart = [
         (good - bad) - (old_good - old_bad) for (good, bad), (old_good, old_bad) in zip(after, before, strict=True)
     ]
@@ -67,9 +80,8 @@ def test_the_supervised_leg_learns_the_chosen_answers_alone(tmp_path: Path) -> N
         for name, pairs in (("two", PAIRS), ("other", other))
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    tokens = sum(len(tiny_rows(processor, pair.prompt, pair.chosen)[1]) for pair in PAIRS)
     first = read_curves(tmp_path / "one" / "curves.jsonl")[0]
-    assert first["loss"] == pytest.approx(-sum(good for good, _ in before) / tokens, abs=1e-5)
+    assert first["loss"] == pytest.approx(supervised(before, processor), abs=1e-5)
 
 
 def test_adapters_touch_the_language_model_and_the_projector_and_nothing_that_sees(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def align(
         ),
     ] = "dpo",
     beta: Annotated[float, typer.Option(help="What distance from the model before costs, above 0.")] = 0.1,
+    sft_weight: Annotated[
+        float, typer.Option(help="Weight of a supervised term on the chosen answers beside DPO's loss, from 0 on.")
+    ] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, above 0.")] = 5e-6,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 3.0,
     max_steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
@@ -82,6 +85,7 @@ def align(
     given: dict[str, Any] = {
         "method": method,
         "beta": beta,
+        "sft_weight": sft_weight,
         "learning_rate": learning_rate,
         "epochs": epochs,
         "max_steps": max_steps,

@@ -1,9 +1,10 @@
 """How a model is aligned: the method, its step sizes, what is trained, and where fresh pairs come from.
 
-    loss = −log σ(β [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)])        (dpo, online-dpo, mixed-dpo)
+    loss = −log σ(β [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)]) − w mean_t log π(y⁺_t)     (dpo, online-dpo, mixed-dpo)
     loss = −mean_t log π(y⁺_t)                                          (sft, the control without rejected answers)
 
-Source: arXiv:2305.18290; mixing arXiv:2407.02477, eq. 4; the defaults are its settings, but for the learning rate.
+Source: arXiv:2305.18290; mixing arXiv:2407.02477, eq. 4; the supervised term arXiv:2404.19733. The defaults are the
+second's settings, but for the learning rate; it has no supervised term.
 Knows: numbers and names. Does not know: models, files, trainers.
 """
 
@@ -33,6 +34,8 @@ class AlignConfig:
             step; "mixed-dpo" does either; "sft" learns the chosen answers, and reads the rejected ones only to tell how
             far apart they are.
         beta: β > 0, what distance from the reference model costs.
+        sft_weight: w ≥ 0, of the supervised term: DPO alone may make the chosen answer less probable too, and what
+            both lose goes to anything else. Not of "sft".
         learning_rate: of AdamW, > 0.
         epochs: passes over the pairs, > 0; not read where max_steps is given.
         max_steps: updates.
@@ -57,6 +60,7 @@ class AlignConfig:
 
     method: Method = "dpo"
     beta: float = 0.1
+    sft_weight: float = 0.0
     learning_rate: float = 5e-6
     epochs: float = 3.0
     max_steps: int | None = None
@@ -93,7 +97,7 @@ class AlignConfig:
         tiny = 1e-300  # of what must be above 0
         for name in ("beta", "learning_rate", "epochs", "temperature", "top_p"):
             real(who, name, getattr(self, name), low=tiny)
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("sft_weight", "weight_decay", "max_grad_norm"):
             real(who, name, getattr(self, name), low=0.0)
         for name in ("warmup", "mix", "rho", "top_p", "lora_dropout"):
             real(who, name, getattr(self, name), low=0.0, high=1.0)

@@ -16,6 +16,7 @@ Knows: rows and pairs, one batch at a time. Does not know: files, training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ from vdd.preference.pairs import VARIANTS, Pair, Refused, Row, Variant
 from vdd.preference.sentences import same, swapped
 from vdd.preference.similarity import Similarity, fallback
 from vdd.preference.wording import Sentence, Worded, Wording
-from vdd.preference.writer import Place, write_tails
+from vdd.preference.writer import Place, TooLong, write_tails
 
 SWAP = 0.5
 """How often a yes or no at the start of a sentence is turned round."""
@@ -146,24 +147,33 @@ class BDHS:
             seeds = drawn.tolist()
         if len(seeds) != len(rows):
             raise UserError(f"BDHS: {len(seeds)} seeds came with {len(rows)} rows; wanted one each.")
+        for seed in seeds:
+            whole("BDHS", "seed", seed, low=0)
         return [found for batch in self._batches(rows, seeds) for found in batch]
 
     def _batches(self, rows: Sequence[Row], seeds: Sequence[int]) -> Iterator[list[Pair | Refused]]:
-        training = self.pipeline.model.training
-        self.pipeline.model.eval()
-        try:
+        with _evaluating(self.pipeline.model):
             for start in range(0, len(rows), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 yield self._batch(rows[part], seeds[part])
-        finally:
-            self.pipeline.model.train(training)
 
     def _batch(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Pair | Refused]:
+        """Together; where one row is too long for that, each by itself."""
+        before = dict(self.similar)
+        try:
+            return self._together(rows, seeds)
+        except TooLong as error:
+            self.similar = before
+            if len(rows) == 1:
+                return [Refused(rows[0].id, str(error))]
+            return [self._batch([row], [seed])[0] for row, seed in zip(rows, seeds, strict=True)]
+
+    def _together(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Pair | Refused]:
         found: dict[int, Pair | Refused] = {}
         jobs: list[tuple[int, _Job]] = []
         for place, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
             try:
-                jobs.append((place, self._job(row, int(seed), len(jobs))))
+                jobs.append((place, self._job(row, seed, len(jobs))))
             except UserError as error:
                 found[place] = Refused(row.id, str(error))
         with EncodedOnce(self.pipeline.model, [len(job.images) for _, job in jobs]) as encoded, torch.no_grad():
@@ -186,16 +196,22 @@ class BDHS:
                     found[place] = self._pair(job, iteration, similarity)
             self.encodes += encoded.encodes
         for place, job in jobs:
-            found.setdefault(place, Refused(job.row.id, f"the same answer in all {self.iterations} iterations"))
+            found.setdefault(
+                place, Refused(job.row.id, f"too much like the good answer in all {self.iterations} tries")
+            )
         return [found[place] for place in range(len(rows))]
 
     def _job(self, row: Row, seed: int, number: int) -> _Job:
         if not row.images:
             raise UserError("no image; a pair without one teaches nothing about seeing")
-        if not isinstance(row.answer, str) or not row.answer.strip():
-            raise UserError("the answer is empty; wanted a good one")
-        if not isinstance(row.prompt, str) or not row.prompt.strip():
-            raise UserError("the prompt is empty; wanted a question")
+        for what, text in (("answer", row.answer), ("prompt", row.prompt)):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"the {what} is empty; wanted text")
+            if text.encode("utf-8", "replace").decode() != text:
+                raise UserError(f"the {what} holds half a character (a lone surrogate); wanted text")
+        held = self._wording.special(row.answer)
+        if held:
+            raise UserError(f"the answer holds the special token {held!r}; wanted text")
         images = [as_picture(one) for one in row.images]
         worded = self._wording.of(self.pipeline.prompt(row.prompt, len(images)), row.answer)
         return _Job(row, images, worded, seed, number)
@@ -296,6 +312,18 @@ def _margins(sentence: Sentence) -> tuple[str, str]:
     """The white space before and behind a sentence."""
     text = sentence.text
     return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Every module in eval mode; each in its own again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _never_stops(tokens: Tokens) -> bool:

@@ -92,11 +92,13 @@ class EncodedOnce:
         self._inner = getattr(core, "model", core)
         self._first = [sum(images[:row]) for row in range(len(images) + 1)]
         self._kept: Any = None
+        self._own: Any = None
         self._rows: list[int] = []
         self.encodes = 0
 
     def __enter__(self) -> EncodedOnce:
         if hasattr(self._inner, "get_image_features"):
+            self._own = vars(self._inner).get("get_image_features")
             self._encode = self._inner.get_image_features
             self._inner.get_image_features = self._features
         return self
@@ -104,7 +106,9 @@ class EncodedOnce:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._inner.__dict__.pop("get_image_features", None)
+        vars(self._inner).pop("get_image_features", None)
+        if self._own is not None:
+            self._inner.get_image_features = self._own
         self._kept = None
 
     def show(self, rows: Sequence[int]) -> None:
@@ -132,7 +136,8 @@ def _taken(features: Any, index: list[int], images: int) -> Any:
     if isinstance(features, Tensor):
         return features[index] if len(features) == images else None
     if isinstance(features, (list, tuple)):
-        return type(features)(features[image] for image in index) if len(features) == images else None
+        one_each = len(features) == images and all(isinstance(own, Tensor) for own in features)
+        return type(features)(features[image] for image in index) if one_each else None
     pooled = _taken(features.pooler_output, index, images) if hasattr(features, "pooler_output") else None
     if pooled is None or getattr(features, "deepstack_features", None) is not None:
         return None

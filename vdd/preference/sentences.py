@@ -30,14 +30,17 @@ def sentences(text: str) -> list[str]:
     ['It is 3.5 m high.', ' A fox?', ' yes']
     """
     bounds = [0, *(found.end() for found in END.finditer(text)), len(text)]
-    found: list[str] = []
+    found, blank = list[str](), ""
     for start, stop in pairwise(bounds):
-        part = text[start:stop]
-        if part.strip() or not found:
+        part = blank + text[start:stop]
+        blank = ""
+        if part.strip():
             found.append(part)
-        else:
+        elif found:
             found[-1] += part
-    return [part for part in found if part]
+        else:
+            blank = part
+    return [*found, blank] if blank else found
 
 
 def cuts(sentence: str) -> list[int]:

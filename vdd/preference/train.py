@@ -237,7 +237,8 @@ def _arguments(model: Any, count: int, out: Path, config: AlignConfig) -> Any:
     updates = config.max_steps or math.ceil(config.epochs * per_epoch)
     return DPOConfig(
         output_dir=str(out / "checkpoints"),
-        loss_type=["sft" if config.method == "sft" else "sigmoid"],
+        loss_type=["sft"] if config.method == "sft" else ["sigmoid", "sft"] if config.sft_weight else ["sigmoid"],
+        loss_weights=[1.0, config.sft_weight] if config.method != "sft" and config.sft_weight else None,
         beta=config.beta,
         learning_rate=config.learning_rate,
         num_train_epochs=config.epochs,

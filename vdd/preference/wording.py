@@ -102,6 +102,13 @@ class Wording:
         """Whether a text that ends in these tokens has come to the end of a sentence."""
         return tokens[-1] in self.closing and ends_sentence(self._decoded(tokens))
 
+    def special(self, text: str) -> str:
+        """The first token in `text` that is no text: it ends one, or stands for an image; "" where there is none."""
+        tokenizer = self.tokenizer
+        marks = self._family.image_ids | self._family.frame_ids | set(tokenizer.all_special_ids)
+        marks -= {tokenizer.unk_token_id}
+        return next((self.tokenizer.decode([token]) for token in self._plain([text])[0] if token in marks), "")
+
     def _behind(self, prompt: str, texts: list[str]) -> list[Row]:
         glue = self._glue(prompt)
         base, *rows = self._plain([prompt, *(prompt + glue + text if text else prompt for text in texts)])

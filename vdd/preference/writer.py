@@ -47,6 +47,10 @@ class Place:
     tail: Row = field(default_factory=list)
 
 
+class TooLong(UserError):
+    """Prompt, answer and tail are more than the model reads."""
+
+
 @torch.no_grad()
 def write_tails(
     reader: Reader,
@@ -72,16 +76,19 @@ def write_tails(
         never: tokens that are not written.
 
     Raises:
-        UserError: where a sliding window is shorter than prompt and answer: hidden columns would push out others.
+        TooLong: where prompt, answer and tail take more positions than the model has, or more columns than its sliding
+            window, where hidden ones would push out others.
+        UserError: where the model's scores are no numbers.
     """
     scores, state = reader.prefill(prompt)
     device = prompt.input_ids.device
     rows, starts = (torch.tensor([getattr(one, name) for one in places], device=device) for name in ("row", "start"))
     heads = [_head(place, answers) for place in places]
     read = int((starts - torch.tensor([bool(place.start) for place in places], device=device).long()).max())
-    longest = max(len(place.draws) for place in places)
-    _check_windows(state, prompt.input_ids.shape[1] + read + max(map(len, heads)) + longest)
     mask, after = prompt.attention_mask, prompt.position_ids[..., -1:] + 1
+    longest = max(len(place.draws) for place in places)
+    _check_window(state, mask.shape[1] + read + max(map(len, heads)) + longest)
+    _check_reach(reader, int(after.max()) + max(place.start + len(place.head) for place in places) + longest)
     if read:
         ids, real = _left_aligned([row[:read] for row in answers], prompt.input_ids, read)
         reader.step(ids, torch.cat([mask, real], dim=1), after + torch.arange(read, device=device), state)
@@ -140,10 +147,12 @@ def _sample(
     done: set[int] = set()
     barred = [place for place, one in enumerate(live) if not one.may_be_empty]
     for step in range(max(len(place.draws) for place in places)):
-        scores = scores.float()
-        scores[:, never] = -torch.inf
+        if bool(scores.isnan().any()):
+            raise UserError("BDHS: the model's scores are no numbers (NaN); wanted a dtype in which it computes such.")
+        scores = scores.clone()
+        scores[:, [token for token in never if token < scores.shape[-1]]] = -torch.inf
         if step == 0 and barred:
-            scores[torch.tensor(barred)[:, None], torch.tensor(sorted(ends))] = -torch.inf
+            scores[torch.tensor(barred)[:, None], torch.tensor(sorted(ends), dtype=torch.long)] = -torch.inf
         draws = torch.tensor([float(one.draws[step]) if step < len(one.draws) else 0.0 for one in live])
         tokens = drawn(scores, draws.to(scores.device), temperature=temperature, top_p=top_p)
         for number, (place, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
@@ -176,10 +185,19 @@ def _left_aligned(rows: Sequence[Row], like: Tensor, width: int) -> tuple[Tensor
     return ids, like.new_tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
 
 
-def _check_windows(state: State, columns: int) -> None:
+def _check_window(state: State, columns: int) -> None:
     windows = [layer.sliding_window for layer in state.cache.layers if getattr(layer, "is_sliding", False)]
     if windows and columns > min(windows):
-        raise UserError(
-            f"BDHS: prompt, answer and tail have {columns} columns, and the model's sliding window has "
-            f"{min(windows)}; wanted shorter answers, smaller images or a smaller max_new_tokens."
+        raise TooLong(
+            f"BDHS: prompt, answer and tail have {columns} columns, and the model's sliding window has {min(windows)}; "
+            "wanted a shorter answer, smaller images or a smaller max_new_tokens."
+        )
+
+
+def _check_reach(reader: Reader, positions: int) -> None:
+    most = getattr(reader.text_model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if most is not None and positions > most:
+        raise TooLong(
+            f"BDHS: prompt, answer and tail take {positions} positions, and the model has {most}; wanted a shorter "
+            "answer, smaller images or a smaller max_new_tokens."
         )
