@@ -260,7 +260,7 @@ def test_a_circle_that_was_killed_goes_on_and_ends_as_an_unbroken_one(tmp_path):
 
 def test_the_command_writes_its_table_and_says_where_it_is(tmp_path, monkeypatch, capsys):
     drawn = {}
-    monkeypatch.setattr("vdd.plots_training.circle_chart", lambda title, panels, path: drawn.update(panels), raising=False)
+    monkeypatch.setattr("vdd.plots_training.circle_chart", lambda title, panels, path: drawn.update(panels))
     monkeypatch.setattr("vdd.plots.can_chart", lambda: True)
     monkeypatch.setattr(circle, "circle", lambda out, *, seed, progress: write_records(out, seed))
     out = tmp_path / "demo"

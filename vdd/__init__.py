@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vdd._version import __version__
 
 if TYPE_CHECKING:
-    from vdd import influence, integrations, toy
+    from vdd import influence, integrations, preference, toy
     from vdd.calibrate import AffineCalibration
     from vdd.config import DebiasConfig, SamplingConfig
     from vdd.decoding import decode
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from vdd.loading import load
     from vdd.memory import Memory
     from vdd.pipeline import LlavaPipeline, Pipeline
+    from vdd.preference.ranking import rerank
     from vdd.processor import PRESETS, VDDLogitsProcessor
     from vdd.records import Answer, DecodingReport, Question, Score
+    from vdd.reliance import Trace
 
 _HOMES = {
     "AffineCalibration": "vdd.calibrate",
@@ -29,11 +31,13 @@ _HOMES = {
     "Question": "vdd.records",
     "SamplingConfig": "vdd.config",
     "Score": "vdd.records",
+    "Trace": "vdd.reliance",
     "VDDLogitsProcessor": "vdd.processor",
     "decode": "vdd.decoding",
     "generate": "vdd.generation",
     "load": "vdd.loading",
     "patch": "vdd.generation",
+    "rerank": "vdd.preference.ranking",
 }
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "Question",
     "SamplingConfig",
     "Score",
+    "Trace",
     "VDDLogitsProcessor",
     "__version__",
     "decode",
@@ -56,12 +61,14 @@ __all__ = [
     "integrations",
     "load",
     "patch",
+    "preference",
+    "rerank",
     "toy",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("influence", "integrations", "toy"):
+    if name in ("influence", "integrations", "preference", "toy"):
         return import_module(f"vdd.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

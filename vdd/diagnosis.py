@@ -189,11 +189,11 @@ def keep(folder: Path, traced: Traced, *, picture: Picture | None = None, images
     """
 
     def shown(pair: TracedPair) -> TracedPair:
-        return pair if images is None else replace(pair, picture=_small(folder, image_path(images, pair.image)))
+        return pair if images is None else replace(pair, picture=keep_small(folder, image_path(images, pair.image)))
 
     traced = replace(
         traced,
-        picture=None if picture is None else _small(folder, picture),
+        picture=None if picture is None else keep_small(folder, picture),
         harmful=[shown(pair) for pair in traced.harmful],
         helpful=[shown(pair) for pair in traced.helpful],
     )
@@ -226,6 +226,23 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
     return Diagnosis(_settings(folder), traces, pictures) if traces else None
 
 
+def keep_small(folder: Path, given: Picture) -> str | None:
+    """Keep an image's small picture in `folder`/pictures; its name, None where the image cannot be read."""
+    try:
+        picture = as_picture(given)
+    except ImageError:
+        return None
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=85)
+    name = f"{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.jpg"
+    path = folder / PICTURES / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, out.getvalue())
+    return name
+
+
 def _settings(folder: Path) -> Mapping[str, Any]:
     path = folder / SETTINGS
     try:
@@ -253,23 +270,6 @@ def _whole_lines(path: Path) -> bytes:
     """A file without the half line that a killed process left at its end; empty where there is none."""
     data = path.read_bytes() if path.is_file() else b""
     return data[: data.rfind(b"\n") + 1]
-
-
-def _small(folder: Path, given: Picture) -> str | None:
-    """Keep an image's small picture; its name, None where the image cannot be read."""
-    try:
-        picture = as_picture(given)
-    except ImageError:
-        return None
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=85)
-    name = f"{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.jpg"
-    path = folder / PICTURES / name
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, out.getvalue())
-    return name
 
 
 def _pair(values: Mapping[str, Any]) -> TracedPair:

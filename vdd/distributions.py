@@ -28,6 +28,7 @@ from vdd.memory import Memory
 from vdd.prompts import Shared
 from vdd.reader import Reader, State, can_stack
 from vdd.reference import SeenPrompt, blind_prompts, right_aligned, seen_prompt
+from vdd.reliance import less, log_p, said_without
 from vdd.sides import Seen
 
 CONDITIONS = (IMAGE, *(name for name in REFERENCES if name != "both"))
@@ -265,6 +266,30 @@ class Distributions:
         settings = {"inputs": inputs, "strategy": "two-pass", "memory": self.memory}
         plugin = CalledLogitsProcessor.from_config(config, self.model, self.processor, **settings)
         return plugin(self._batch(inputs)[1], seen)
+
+    @torch.no_grad()
+    def reliance(
+        self, inputs: Mapping[str, Tensor], tokens: Tensor, config: DebiasConfig, *, prefill: Prefill | None = None
+    ) -> Tensor:
+        """What each token of any answers owes to the image, whoever wrote them: each side reads them in one forward.
+
+        Args:
+            inputs: what `generate` takes.
+            tokens: (rows, t) behind the prompts, t ≥ 1.
+            config: with the reference; how strongly it is subtracted does not matter.
+            prefill: from `prefill`, where it is at hand.
+
+        Returns:
+            (rows, t) nats, 0 in rows without an image.
+        """
+        settings = {"inputs": inputs, "strategy": "two-pass", "memory": self.memory}
+        asked = replace(config, alpha=config.alpha or 1.0)
+        plugin = CalledLogitsProcessor.from_config(asked, self.model, self.processor, **settings)
+        blind, left_alone = said_without(plugin, self._batch(inputs)[1], tokens)
+        side = (prefill or self.prefill(inputs)).seen(self.reader)
+        scores = side.branch.scores(side.prompt, tokens[:, :-1], tokens.shape[1])
+        seen = [log_p(step, own) for step, own in zip(scores.unbind(1), tokens.unbind(1), strict=True)]
+        return less(torch.stack(seen, dim=1), blind, tokens, left_alone)
 
     def _batch(self, inputs: Mapping[str, Tensor]) -> tuple[Batch, Tensor]:
         """The prompts, and the ids that `generate` would show a processor first."""

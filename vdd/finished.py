@@ -43,7 +43,7 @@ class FinishedRun:
 
     Attributes:
         description: what run.json holds.
-        questions: with labels "yes" or "no".
+        questions: with labels "yes" or "no", unless others were asked for.
         legs: in the run's order; what others are compared with is the first.
     """
 
@@ -78,13 +78,14 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
+def read_run(out: Path, *, relabelled: Path | None = None, labels: Sequence[str] | None = ("yes", "no")) -> FinishedRun:
     """Read a finished run's folder.
 
     Args:
         out: the folder.
         relabelled: question file with other labels of the same questions, such as RePOPE's; those that it leaves out
             are left out.
+        labels: that its questions may have; None takes any, and none.
 
     Raises:
         UserError: where the folder is no finished run, a file of it was changed, or the other labels are not those of
@@ -95,11 +96,11 @@ def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
             raise UserError(f"{out}: has no {name}; wanted the folder of a finished run.")
     description = _description(out)
     legs = [from_json(Leg, values) for values in description["legs"]]
-    asked = load_questions(out / "questions.jsonl", labels=("yes", "no"))
-    labels = {question.question_id: question.label for question in asked}
+    asked = load_questions(out / "questions.jsonl", labels=labels)
+    truths = {question.question_id: question.label for question in asked}
     if relabelled is not None:
-        labels = _labels_of(relabelled, asked)
-    kept = [place for place, question in enumerate(asked) if question.question_id in labels]
+        truths = _labels_of(relabelled, asked, labels)
+    kept = [place for place, question in enumerate(asked) if question.question_id in truths]
     costs, extras = leg_costs(out), leg_extras(out)
     draws: dict[str, list[Leg]] = {}
     for leg in legs:
@@ -111,7 +112,7 @@ def read_run(out: Path, *, relabelled: Path | None = None) -> FinishedRun:
         forwards, seconds = (sum(one[which] for one in spent) / len(spent) for which in (0, 1))
         answers = [[one[place] for place in kept] for one in stored]
         drawn.append(Drawn(group[0], answers, forwards, seconds, extras.get(group[0].name, {})))
-    questions = [replace(asked[place], label=labels[asked[place].question_id]) for place in kept]
+    questions = [replace(asked[place], label=truths[asked[place].question_id]) for place in kept]
     return FinishedRun(description, questions, drawn)
 
 
@@ -136,10 +137,10 @@ def _description(out: Path) -> Mapping[str, Any]:
     raise UserError(f"{path}: has no legs; wanted what a run of vdd writes.")
 
 
-def _labels_of(path: Path, asked: Sequence[Question]) -> dict[QuestionId, str | None]:
+def _labels_of(path: Path, asked: Sequence[Question], labels: Sequence[str] | None) -> dict[QuestionId, str | None]:
     """The labels of a question file for questions of another, by id; their texts and images must be the same."""
     known = {question.question_id: question for question in asked}
-    found = {q.question_id: q for q in load_questions(path, labels=("yes", "no")) if q.question_id in known}
+    found = {q.question_id: q for q in load_questions(path, labels=labels) if q.question_id in known}
     for question_id, other in found.items():
         mine = known[question_id]
         if (mine.image, mine.text) != (other.image, other.text):

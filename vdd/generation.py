@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessorList, StopStringCriteria
 from transformers.generation.configuration_utils import GenerationMode
@@ -30,6 +31,7 @@ from vdd.families import Family, family_of, unwrapped
 from vdd.placeholders import Placeholders
 from vdd.processor import VDDLogitsProcessor
 from vdd.records import DecodingReport
+from vdd.reliance import Trace
 
 _OPTIONS = {field.name for field in fields(DebiasConfig)}
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
@@ -56,6 +58,7 @@ def generate(
     strategy: str = "auto",
     blind_inputs: Mapping[str, Tensor] | None = None,
     report: DecodingReport | None = None,
+    trace: Trace | None = None,
     **given: Any,
 ) -> Any:
     """`model.generate`, debiased.
@@ -71,6 +74,8 @@ def generate(
             model once and takes the fastest. All give the same tokens, up to the rounding of the kernels.
         blind_inputs: see `VDDLogitsProcessor`.
         report: filled in with what ran, why, and what it cost.
+        trace: filled in with every row's tokens and what each owes to the image (`vdd.Trace`). It costs one image-free
+            forward at the end, and memory for the logits of all steps.
         **given: settings of `DebiasConfig` (alpha, beta, reference, …), and what `model.generate` takes: the inputs
             that the multimodal processor made, generation settings, a streamer, an assistant model, further processors.
 
@@ -96,7 +101,7 @@ def generate(
     options = {name: given.pop(name) for name in _OPTIONS.intersection(given)}
     call = _bound(model.generate, (), given)
     settings = {"preset": preset, "strategy": strategy, "blind_inputs": blind_inputs, **options}
-    return _debiased(model, model.generate, call, processor, settings, report)
+    return _debiased(model, model.generate, call, processor, settings, report, trace)
 
 
 @contextlib.contextmanager
@@ -177,6 +182,7 @@ def _debiased(
     processor: Any,
     settings: Mapping[str, Any],
     report: DecodingReport | None = None,
+    trace: Trace | None = None,
 ) -> Any:
     """Run `original` on the arguments in `call` with a processor of its own."""
     given = call.pop("logits_processor", None) or []
@@ -202,13 +208,19 @@ def _debiased(
         raise UserError(
             f"vdd: generation_mode is not 'text'; only the texts of the family {family.kind!r} are debiased."
         )
-    out = decoded(model, original, {**call, "logits_processor": given}, family, processor=processor, plugin=plugin)
+    call["logits_processor"] = given
+    asked = call if trace is None else _recorded(call, logits=not plugin.config.is_cutoff_only)
+    out = decoded(model, original, asked, family, processor=processor, plugin=plugin)
     if not plugin.report.steps:
         raise UserError(
             "vdd: this way of generating asked no logits processor, so nothing was debiased; wanted one that does. "
             "Does the model's own `generate`, or a custom one, leave `logits_processor` out?"
         )
-    return out
+    if trace is None or plugin.prompt is None:
+        return out
+    config = settings_of(model, call)
+    trace.take(out, plugin.prompt.ids.shape[1], ends_of(config), plugin)
+    return out if config.return_dict_in_generate else out.sequences
 
 
 def decoded(
@@ -258,11 +270,7 @@ def transformers_own(model: Any, family: Family, call: Mapping[str, Any], *, rea
         call: `generate`'s arguments, by name.
         read_already: whether the image's side was, so that nobody goes on from the cache that is returned.
     """
-    config = copy.deepcopy(model.generation_config)
-    asked = call.get("generation_config")
-    if asked is not None:
-        config.update(**{name: value for name, value in asked.to_diff_dict().items() if value is not None})
-    config.update(**{name: value for name, value in call.items() if name != "generation_config"})
+    config = settings_of(model, call)
     mode = config.get_generation_mode(call.get("assistant_model"))
     own = type(unwrapped(model)).generate is not GenerationMixin.generate
     reasons = {
@@ -288,6 +296,32 @@ def transformers_own(model: Any, family: Family, call: Mapping[str, Any], *, rea
         "token healing": bool(config.token_healing),
     }
     return next((why for why, holds in reasons.items() if holds and why), "")
+
+
+def settings_of(model: Any, call: Mapping[str, Any]) -> Any:
+    """The generation settings of a call: the model's own, those of a `generation_config`, the arguments'."""
+    config = copy.deepcopy(model.generation_config)
+    asked = call.get("generation_config")
+    if asked is not None:
+        config.update(**{name: value for name, value in asked.to_diff_dict().items() if value is not None})
+    config.update(**{name: value for name, value in call.items() if name != "generation_config"})
+    return config
+
+
+def _recorded(call: Mapping[str, Any], *, logits: bool) -> dict[str, Any]:
+    """The arguments of a call that returns what a trace is taken from."""
+    kept = {"return_dict_in_generate": True, "output_logits": logits}
+    config = copy.deepcopy(call.get("generation_config"))
+    if config is None:
+        return {**call, **kept}
+    config.update(**kept)
+    return {**{name: value for name, value in call.items() if name not in kept}, "generation_config": config}
+
+
+def ends_of(config: Any) -> frozenset[int]:
+    """The end tokens by generation settings."""
+    found = config.eos_token_id
+    return frozenset() if found is None else frozenset(torch.as_tensor(found).flatten().tolist())
 
 
 def _bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from vdd import drawing
 from vdd.config import Leg
 from vdd.drawing import Bar, Line, Mark
 from vdd.markup import Markup, element, joined
-from vdd.page_style import STYLE, TRACES
+from vdd.page_pictures import pictures
+from vdd.page_style import PICTURES, STYLE, TRACES
 from vdd.page_traces import TERMS, traces
 from vdd.report import LegResult
 from vdd.report_figures import KINDS, LegBins, RunReport, front, kind_of
@@ -69,7 +70,8 @@ def page(reports: Sequence[RunReport]) -> str:
     title = f"{reports[0].title if len(reports) == 1 else f'{len(reports)} runs'} · vdd report"
     models = ", ".join(dict.fromkeys(str(report.description.get("model", "?")) for report in reports))
     traced = any(report.diagnosis is not None for report in reports)
-    policy = "default-src 'none'; style-src 'unsafe-inline'" + ("; img-src data:" if traced else "")
+    pictured = traced or any(report.analysis for report in reports)
+    policy = "default-src 'none'; style-src 'unsafe-inline'" + ("; img-src data:" if pictured else "")
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -77,7 +79,7 @@ def page(reports: Sequence[RunReport]) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("title", title),
-        element("style", Markup(STYLE + TRACES if traced else STYLE)),
+        element("style", Markup(STYLE + (TRACES if traced else "") + (PICTURES if pictured else ""))),
     )
     runs = [_section(report, f"run-{number}") for number, report in enumerate(reports, start=1)]
     header = [
@@ -117,6 +119,8 @@ def _section(report: RunReport, key: str) -> Markup:
     changes = transitions_table(report)
     parts += [element("h3", "What changed"), _table(changes)] if changes.rows else []
     parts += [element("h3", "How sure, and how right"), *_sureness(report, key)]
+    if report.analysis:
+        parts += [element("h3", "What lies behind the answers"), pictures(report.analysis)]
     if report.diagnosis is not None:
         parts += [element("h3", "Wrong answers, traced to the training of the vision tower"), *traces(report.diagnosis)]
     rows = [

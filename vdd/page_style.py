@@ -27,6 +27,14 @@ TRACES = """
 """
 """Added where wrong answers are shown with pictures."""
 
+PICTURES = """
+.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
+.pictures { align-items: start; }
+.pictures figure { break-inside: avoid; }
+.pictures img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
+"""
+"""Added where an analysis' figures are shown; these are drawn for white paper."""
+
 STYLE = """
 :root {
   color-scheme: light dark;

@@ -21,15 +21,16 @@ from torch import Tensor
 from vdd._check import UserError, choice
 from vdd.calibrate import AffineCalibration
 from vdd.config import IMAGE, STRATEGIES, DebiasConfig, SamplingConfig, override
+from vdd.custom import blamed, checked_width
 from vdd.distributions import Distributions, Prefill, named, parts_of, priors_of
 from vdd.families import tokenizer_of
-from vdd.generation import CalledLogitsProcessor, decoded, transformers_own
+from vdd.generation import CalledLogitsProcessor, decoded, ends_of, settings_of, transformers_own
 from vdd.images import Picture, as_picture
 from vdd.processor import PRESETS
 from vdd.prompts import Shared, check_inputs, check_processor, check_question, inputs_of, prompt_of, shared_of
 from vdd.reader import input_device
 from vdd.records import Answer, DecodingReport, Misprediction
-from vdd.reliance import Trace, Width, pieces, reliance_of
+from vdd.reliance import Trace, Width, pieces
 from vdd.scoring.words import is_right
 
 
@@ -108,11 +109,7 @@ class Pipeline(Distributions):
                 placeholder, or a reference that makes no sense for the family.
         """
         clock = _Clock(self.device)
-        given: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
-        if not given:
-            raise UserError("vdd: no image came with the question; wanted one or more.")
-        self.prompt(question, len(given))
-        inputs = self.inputs([[as_picture(one, allow_urls=self.allow_urls) for one in given]], [question])
+        given, inputs = self._asked(image, question)
         clock.tick("inputs")
         prefill = None
         if labels is not None:
@@ -131,10 +128,10 @@ class Pipeline(Distributions):
         answer = Answer(
             0,
             question,
-            ", ".join(os.fspath(one) for one in given if isinstance(one, (str, os.PathLike))),
+            _named(given),
             text,
-            tokens=pieces(tokenizer_of(self.processor), trace.tokens),
-            reliance=trace.reliance,
+            tokens=pieces(tokenizer_of(self.processor), next(iter(trace.tokens), ())),
+            reliance=None if trace.reliance is None else trace.reliance[0],
             decoding=trace.report,
         )
         if labels is not None and prefill is not None:
@@ -146,6 +143,66 @@ class Pipeline(Distributions):
         if truth is not None and self.on_misprediction is not None and not is_right(answer.text, truth):
             self.on_misprediction(Misprediction(given, question, answer, truth))
         return answer
+
+    def explain(
+        self,
+        image: Picture | Sequence[Picture],
+        question: str,
+        text: str | None = None,
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Answer:
+        """What each token of a plain answer, or of any text, owes to the image; a debiased answer knows it already.
+
+        Args:
+            image: as in a call.
+            question: without image placeholders.
+            text: whose tokens are asked about, as an answer to the question; None for the model's plain answer.
+            sampling: of the plain answer; greedy, at most 32 tokens, by default.
+            seed: of sampling.
+
+        Returns:
+            the answer with its `reliance`, held against the pipeline's reference (alpha does not matter).
+
+        Raises:
+            ValueError: as a call does; on a text that holds an image's placeholder.
+        """
+        clock = _Clock(self.device)
+        given, inputs = self._asked(image, question)
+        clock.tick("inputs")
+        prefill, trace = self.prefill(inputs), Trace()
+        clock.tick("prefill")
+        if text is None:
+            how = sampling or SamplingConfig()
+            (text,) = self.generate(inputs, debias=None, sampling=how, seed=seed, prefill=prefill, trace=trace)
+            (ids,) = trace.tokens
+            clock.tick("generate")
+        else:
+            self.check_question(text)
+            ids = tuple(self.tokens(text))
+        owed: list[float] = []
+        if ids:
+            row = torch.tensor([ids], device=inputs["input_ids"].device)
+            owed = self.reliance(inputs, row, self.debias, prefill=prefill)[0].tolist()
+        clock.tick("reliance")
+        return Answer(
+            0,
+            question,
+            _named(given),
+            text,
+            tokens=pieces(tokenizer_of(self.processor), ids),
+            reliance=tuple(owed),
+            timings=clock.seconds,
+        )
+
+    def _asked(self, image: Picture | Sequence[Picture], question: str) -> tuple[list[Any], Any]:
+        """The images as a list, and what `generate` takes."""
+        given: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
+        if not given:
+            raise UserError("vdd: no image came with the question; wanted one or more.")
+        self.prompt(question, len(given))
+        return given, self.inputs([[as_picture(one, allow_urls=self.allow_urls) for one in given]], [question])
 
     def inputs(self, images: Sequence[Image.Image | Sequence[Image.Image]], questions: Sequence[str]) -> Any:
         """What `generate` takes, on the model's device and in its dtype: one question a row.
@@ -217,8 +274,8 @@ class Pipeline(Distributions):
             strategy: how the image-free side is run, where it is not the pipeline's.
             prefill: from `prefill` or `prefill_shared`; where this package's loop runs, the image is then not read
                 again, and what was computed without the image before is remembered. The same up to kernel rounding.
-            trace: filled with the first answer's tokens, how they were decoded and, unless plain, what each owes to
-                the image.
+            trace: filled with every answer's tokens, how they were decoded and, unless plain, what each owes to the
+                image.
             report: filled with how the answers were decoded, unless plain.
             custom: arguments of `generate` that name another decoding method, from `Leg.custom_call`; its code is run.
         """
@@ -243,7 +300,7 @@ class Pipeline(Distributions):
             **(custom or {}),
         }
         seen = None if prefill is None else prefill.seen(self.reader)
-        with _seeded(seed, self.device), torch.no_grad(), _blamed(custom):
+        with _seeded(seed, self.device), torch.no_grad(), blamed(custom):
             output = decoded(
                 self.model,
                 self.model.generate,
@@ -254,19 +311,13 @@ class Pipeline(Distributions):
                 seen=seen,
             )
         if custom and not self.family.encoder_decoder:
-            width.columns = _checked_width(custom, getattr(output, "sequences", output), inputs["input_ids"])
+            width.columns = checked_width(custom, getattr(output, "sequences", output), inputs["input_ids"])
         if width.columns is None:
             raise UserError("vdd: this model's `generate` asked no logits processor, so nothing was debiased.")
         tokens = getattr(output, "sequences", output)[:, width.columns :]
         texts = tokenizer_of(self.processor).batch_decode(tokens, skip_special_tokens=True)
         if trace is not None:
-            trace.tokens = tuple(tokens[0].tolist())
-            if plugin is not None:
-                trace.report = replace(plugin.report)
-            if plugin is not None and record:
-                prompt = plugin.find_prompt(output.sequences[:1, : width.columns])
-                said = plugin.blind_scores(prompt, tokens[:1, :-1], tokens.shape[1])
-                trace.reliance = reliance_of(output, tokens[0], said[0])
+            trace.take(output, width.columns, ends_of(settings_of(self.model, call)), plugin)
         return [text.strip() for text in texts]
 
     def _with_labels(
@@ -303,6 +354,11 @@ LlavaPipeline = Pipeline
 """The same class, by its first name."""
 
 
+def _named(images: Sequence[Any]) -> str:
+    """The paths among images."""
+    return ", ".join(os.fspath(one) for one in images if isinstance(one, (str, os.PathLike)))
+
+
 class _Clock:
     """Seconds by phase, from one tick to the next."""
 
@@ -315,33 +371,6 @@ class _Clock:
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[phase], self.last = now - self.last, now
-
-
-@contextlib.contextmanager
-def _blamed(custom: Mapping[str, Any] | None) -> Iterator[None]:
-    """Say of what fails inside whose fault it is, where that is another decoding method's."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if not custom:
-            raise
-        raise UserError(
-            f"{custom['custom_generate']}: the decoding method failed ({type(error).__name__}: {error})."
-        ) from error
-
-
-def _checked_width(custom: Mapping[str, Any], sequences: Any, ids: Tensor) -> int:
-    """Columns of the prompt in what a decoding method returned; such a method need not ask a logits processor."""
-    width = ids.shape[1]
-    if not isinstance(sequences, Tensor) or sequences.ndim != 2 or not torch.equal(sequences[:, :width], ids):
-        came = tuple(sequences.shape) if isinstance(sequences, Tensor) else type(sequences).__name__
-        raise UserError(
-            f"{custom['custom_generate']}: the decoding method returned {came}; wanted ({len(ids)}, ≥ {width}) token "
-            "ids, each row beginning with its prompt, as transformers' own do."
-        )
-    return width
 
 
 @contextlib.contextmanager

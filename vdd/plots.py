@@ -139,7 +139,7 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
         ValueError: where matplotlib is not installed.
     """
     legs = [name for name, _ in next(iter(panels.values()))]
-    figure = _figure(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs))
+    figure = blank_figure(2.2 + 3.2 * len(panels), 1.4 + 0.3 * len(legs))
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
         axis.axvline(100 * rows[0][1].values["accuracy"], color="#d0d5dd", linewidth=1, zorder=0)
@@ -154,7 +154,7 @@ def accuracy_chart(title: str, panels: Mapping[str, Sequence[tuple[str, Score]]]
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(legs)), legs)
     axes[0].invert_yaxis()
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
 def heat_maps(
@@ -176,7 +176,7 @@ def heat_maps(
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    figure = _figure(0.9 * len(columns[1]) * len(panels) + 1.6, 0.5 * len(rows[1]) + 1.6)
+    figure = blank_figure(0.9 * len(columns[1]) * len(panels) + 1.6, 0.5 * len(rows[1]) + 1.6)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     values = [100 * value for grid in panels.values() for row in grid for value in row]
     for axis, (panel, grid) in zip(axes, panels.items(), strict=True):
@@ -196,7 +196,7 @@ def heat_maps(
         axis.tick_params(length=0)
     axes[0].set_yticks(range(len(rows[1])), [f"{value:g}" for value in rows[1]], fontsize=8)
     axes[0].set_ylabel(rows[0], fontsize=9)
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
 def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[float]]]], path: Path) -> None:
@@ -210,7 +210,7 @@ def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Se
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    figure = _figure(3.6 * len(panels) + 0.8, 3.2)
+    figure = blank_figure(3.6 * len(panels) + 0.8, 3.2)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (setting, (ticks, lines)) in zip(axes, panels.items(), strict=True):
         for (method, values), color in zip(lines.items(), (FAINT, RIGHT, WRONG, INK), strict=False):
@@ -221,7 +221,7 @@ def curves(title: str, panels: Mapping[str, tuple[Sequence[str], Mapping[str, Se
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy, %", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
 def scatters(
@@ -242,7 +242,7 @@ def scatters(
         ValueError: where matplotlib is not installed.
     """
     columns = max(map(len, rows.values()))
-    figure = _figure(2.5 * columns + 0.6, 2.5 * len(rows) + 0.6)
+    figure = blank_figure(2.5 * columns + 0.6, 2.5 * len(rows) + 0.6)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (problem, panels) in zip(grid, rows.items(), strict=True):
         for axis, (panel, draws) in zip(line, panels.items(), strict=False):
@@ -260,7 +260,7 @@ def scatters(
         line[0].set_ylabel(f"{problem}\n{axes[1]}", fontsize=8)
         for axis in line[len(panels) :]:
             axis.set_visible(False)
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
 def removal_curves(
@@ -278,7 +278,7 @@ def removal_curves(
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    figure = _figure(4.2 * len(panels) + 0.8, 3.4)
+    figure = blank_figure(4.2 * len(panels) + 0.8, 3.4)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (name, orders) in zip(axes, panels.items(), strict=True):
         for (order, ways), color in zip(orders.items(), (WRONG, RIGHT, FAINT), strict=True):
@@ -289,7 +289,7 @@ def removal_curves(
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside lower center", ncols=3)
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
 def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
@@ -305,7 +305,7 @@ def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float,
         ValueError: where matplotlib is not installed.
     """
     names = list(next(iter(panels.values())))
-    figure = _figure(1.8 + 2.4 * len(panels), 1.3 + 0.3 * len(names))
+    figure = blank_figure(1.8 + 2.4 * len(panels), 1.3 + 0.3 * len(names))
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (panel, rows) in zip(axes, panels.items(), strict=True):
         for place, name in enumerate(names):
@@ -319,10 +319,11 @@ def ranges(title: str, unit: str, panels: Mapping[str, Mapping[str, tuple[float,
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    _save(figure, title, path)
+    save_figure(figure, title, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def blank_figure(width: float, height: float) -> Any:
+    """A figure of so many inches; UserError where matplotlib is not installed."""
     if not can_chart():
         raise UserError("plots: charts need matplotlib: pip install 'visual-debias-decoding[plot]'.")
     from matplotlib.figure import Figure
@@ -330,10 +331,26 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, title: str, path: Path) -> None:
+def save_figure(figure: Any, title: str, path: Path) -> None:
+    """Save a figure under a title; equal figures give equal files."""
+    from matplotlib import rc_context
+
     figure.suptitle(title, fontsize=11)
+    _settle(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with rc_context({"svg.hashsalt": "vdd"}):
+        figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def _settle(figure: Any) -> None:
+    """Lay a figure out once, at rounded places: the solver's last digits differ from process to process."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+        for axis in figure.axes:
+            axis.set_position([round(edge, 4) for edge in axis.get_position().bounds])
 
 
 def _lines(example: Example, *, width: int) -> list[list[tuple[str, str]]]:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vdd._check import UserError
-from vdd.families import Family, placeholder_of, tokenizer_of
+from vdd.families import Family, placeholder_of, tokenizer_of, unwrapped
 from vdd.placeholders import Placeholders, Row
 
 CARDS = {
@@ -49,7 +49,7 @@ def check_inputs(model: Any, processor: Any, family: Family, inputs: Any) -> Non
     """Raise UserError where the processor made what the model does not know, or no image that it sees."""
     ids, find = inputs["input_ids"], Placeholders(family, processor, derive="ids")
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    strange = set(inputs).difference(inspect.signature(model.forward).parameters, family.pixel_inputs)
+    strange = set(inputs).difference(inspect.signature(unwrapped(model).forward).parameters, family.pixel_inputs)
     wrong = ""
     if strange:
         wrong = f"made {', '.join(sorted(strange))}, which that does not take"

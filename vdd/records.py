@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vdd._check import UserError
+from vdd.answer_html import answer_html, label_table
+from vdd.markup import Markup
+from vdd.shading import reliance_html
 
 QuestionId = int | str
 
@@ -92,6 +95,21 @@ class Answer:
     reliance: Sequence[float] | None = None
     timings: Mapping[str, float] | None = field(default=None, compare=False)
     decoding: DecodingReport | None = field(default=None, compare=False)
+
+    def to_html(self, *, with_question: bool = True) -> Markup:
+        """The question, the text coloured by `reliance`, the labels' probabilities; it brings its own style."""
+        question = self.question if with_question else ""
+        if self.error is not None:
+            return answer_html(question=question, note=f"no answer: {self.error}")
+        known = bool(self.tokens and self.reliance)
+        parts = [reliance_html(self.tokens or (), self.reliance) if known else reliance_html([self.text], None)]
+        if self.probabilities is not None:
+            parts.append(label_table(self.probabilities, self.blind_probabilities, self.debiased))
+        return answer_html(*parts, question=question, note="" if self.text.strip() else "an answer without words")
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return self.to_html()
 
     def to_json(self) -> str:
         """One line of JSON, without what is not compared and the fields that are None."""

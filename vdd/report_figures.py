@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdd._check import UserError, choice
+from vdd.analysed import DrawnFigure, figures_of_run
 from vdd.config import Leg
 from vdd.diagnosis import DIAGNOSIS, Diagnosis, read_diagnosis
 from vdd.finished import Drawn, read_run
@@ -93,6 +94,7 @@ class RunReport:
         relabelled: the same by other labels; empty where there are none.
         closely: the legs that are looked at by confidence, the first leg among them.
         diagnosis: wrong answers traced to training pairs; None where none were.
+        analysis: figures of the analysis that rests on this run.
     """
 
     title: str
@@ -106,6 +108,7 @@ class RunReport:
     relabelled: Sequence[LegResult]
     closely: Sequence[LegBins]
     diagnosis: Diagnosis | None = None
+    analysis: Sequence[DrawnFigure] = ()
 
 
 def run_reports(folders: Sequence[Path], *, legs: Sequence[str] = ()) -> list[RunReport]:
@@ -169,6 +172,7 @@ def _run_report(folder: Path, legs: Sequence[str]) -> RunReport:
         relabelled,
         closely,
         read_diagnosis(folder / DIAGNOSIS),
+        figures_of_run(folder),
     )
 
 

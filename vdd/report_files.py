@@ -44,17 +44,17 @@ def markdown(reports: Sequence[RunReport]) -> str:
     """All tables of all runs."""
     blocks = [MARKDOWN_OPENING, "# vdd report"]
     if len(reports) > 1:
-        blocks += ["## All runs", _pipes(overview(reports))]
+        blocks += ["## All runs", pipes(overview(reports))]
     for report in reports:
-        blocks += [f"## {_inert(report.title)}", *map(_inert, summary(report))]
-        blocks.append("\n".join(f"- {name}: {_inert(value)}" for name, value in facts(report)))
+        blocks += [f"## {inert(report.title)}", *map(inert, summary(report))]
+        blocks.append("\n".join(f"- {name}: {inert(value)}" for name, value in facts(report)))
         tables = (
             chosen_table(report), legs_table(report), relabelled_table(report), transitions_table(report),
             confidence_table(report), reliability_table(report), traces_table(report),
         )  # fmt: skip
-        blocks += [_pipes(table) for table in tables if table is not None and table.rows]
+        blocks += [pipes(table) for table in tables if table is not None and table.rows]
         blocks.append("### Signatures")
-        blocks.append("\n".join(f"- {_inert(r.leg.name)}: `{r.score.signature}`" for r in report.results))
+        blocks.append("\n".join(f"- {inert(r.leg.name)}: `{r.score.signature}`" for r in report.results))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -69,6 +69,18 @@ def csv_text(reports: Sequence[RunReport]) -> str:
                 row = {"run": report.title, "folder": report.folder, "labels": labels, **_row(result)}
                 writer.writerow({name: "" if value != value else value for name, value in row.items()})
     return out.getvalue()
+
+
+def pipes(table: Table) -> str:
+    """A table of GitHub's Markdown, figures to the right."""
+    lines = [f"### {inert(table.caption)}", ""] if table.caption else []
+    lines += [_line(table.columns), "| --- |" + " ---: |" * (len(table.columns) - 1), *map(_line, table.rows)]
+    return "\n".join(lines + (["", inert(table.note)] if table.note else []))
+
+
+def inert(text: str) -> str:
+    """Text in which nothing is markup, on one line."""
+    return re.sub(r"([\\`*_<>&|~]|(?<=\])\()", r"\\\1", re.sub(r"\s+", " ", text))
 
 
 def _row(result: LegResult) -> dict[str, Any]:
@@ -95,17 +107,5 @@ def _row(result: LegResult) -> dict[str, Any]:
     return row
 
 
-def _pipes(table: Table) -> str:
-    """A table of GitHub's Markdown, figures to the right."""
-    lines = [f"### {_inert(table.caption)}", ""] if table.caption else []
-    lines += [_line(table.columns), "| --- |" + " ---: |" * (len(table.columns) - 1), *map(_line, table.rows)]
-    return "\n".join(lines + (["", _inert(table.note)] if table.note else []))
-
-
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_inert, cells)) + " |"
-
-
-def _inert(text: str) -> str:
-    """Text in which nothing is markup, on one line."""
-    return re.sub(r"([\\`*_<>&|~]|(?<=\])\()", r"\\\1", re.sub(r"\s+", " ", text))
+    return "| " + " | ".join(map(inert, cells)) + " |"

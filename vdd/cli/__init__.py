@@ -13,10 +13,13 @@ import typer
 from vdd._check import UserError
 from vdd._version import __version__
 from vdd.cli.advise import advise
+from vdd.cli.align import align
+from vdd.cli.analyse import analyses
 from vdd.cli.ask import ask
 from vdd.cli.demo import demo
 from vdd.cli.evaluate import evaluations
 from vdd.cli.influence import influences
+from vdd.cli.prefer import preferences
 from vdd.cli.report import report
 from vdd.cli.score import scores
 from vdd.cli.search import search
@@ -37,7 +40,10 @@ app.command()(ask)
 app.add_typer(evaluations, name="eval")
 app.add_typer(scores, name="score")
 app.add_typer(influences, name="influence")
+app.add_typer(preferences, name="prefer")
+app.command()(align)
 app.command()(report)
+app.add_typer(analyses, name="analyse")
 app.command()(search)
 app.command()(advise)
 app.command()(toy_data)

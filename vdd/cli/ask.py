@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ def ask(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto to spread the model.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     quantize: Annotated[str | None, typer.Option(help="4bit or 8bit (extra `bnb`).")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what each token owes to the image.")] = False,
+    explain_html: Annotated[Path | None, typer.Option(help="The same as an HTML page, into this file.")] = None,
 ) -> None:
     """Answer one question about one image, with and without debiasing."""
     from vdd.config import DebiasConfig, SamplingConfig
@@ -30,15 +33,34 @@ def ask(
     debias = DebiasConfig(alpha=alpha, beta=beta, reference=reference)
     sampling = SamplingConfig(max_new_tokens=max_new_tokens)
     picture = load_image(image)
+    from vdd.cli.explain import check_page, show_explained
     from vdd.cli.models import open_pipeline
     from vdd.cli.show import say, show_table
 
+    if explain_html is not None:
+        check_page(explain_html)
+    explained = explain or explain_html is not None
     pipeline = open_pipeline(model, debias=debias, device=device, dtype=dtype, quantize=quantize)
-    plain = pipeline(picture, question, debias=False, sampling=sampling)
+    if explained:
+        plain = pipeline.explain(picture, question, sampling=sampling)
+    else:
+        plain = pipeline(picture, question, debias=False, sampling=sampling)
     words = [word.strip() for word in labels.split(",") if word.strip()]
     answer = pipeline(picture, question, labels=words or None, sampling=sampling)
-    say(f"plain     {plain.text}")
-    say(f"debiased  {answer.text}")
+    if explained and answer.reliance is None:
+        owed = pipeline.explain(picture, question, answer.text)
+        answer = replace(answer, tokens=owed.tokens, reliance=owed.reliance)
+    if explain:
+        show_explained([("plain", plain), ("debiased", answer)])
+    else:
+        say(f"plain     {plain.text}")
+        say(f"debiased  {answer.text}")
+    if explain_html is not None:
+        from vdd.answer_page import Shown, answer_page
+        from vdd.data import write_atomic
+
+        write_atomic(explain_html, answer_page([Shown(picture, question, {"plain": plain, "debiased": answer})]))
+        say(f"page      {explain_html}")
     if answer.probabilities and answer.blind_probabilities and answer.debiased:
         kinds = {"image": answer.probabilities}
         kinds |= {f"no image ({name})": values for name, values in answer.blind_probabilities.items()}

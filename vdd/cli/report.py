@@ -27,7 +27,7 @@ def report(
         raise UserError(f"{out}: wanted a name that ends in .html; the tables are written beside it as .md and .csv.")
     if not out.parent.is_dir():
         raise UserError(f"{out}: its folder is not there; wanted an existing one.")
-    from vdd.cli.show import notes, say
+    from vdd.cli.show import begins, notes, say
     from vdd.data import write_atomic
     from vdd.finished import find_runs
     from vdd.page import PAGE_OPENING, page
@@ -36,7 +36,7 @@ def report(
 
     files = {out: PAGE_OPENING, out.with_suffix(".md"): MARKDOWN_OPENING, out.with_suffix(".csv"): CSV_OPENING}
     for path, opening in files.items():
-        if path.exists() and not _begins(path, opening):
+        if path.exists() and not begins(path, opening):
             raise UserError(f"{path}: is there already and is no report of vdd's; wanted another --out.")
     with notes.status("scoring stored answers"):
         reports = run_reports(find_runs(runs), legs=leg or ())
@@ -45,11 +45,3 @@ def report(
         write_atomic(path, text.encode("utf-8", "replace").decode("utf-8"))
     say(f"runs: {', '.join(one.title for one in reports)}")
     say(f"page, tables: {', '.join(map(str, files))}")
-
-
-def _begins(path: Path, opening: str) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(len(opening)) == opening
-    except (OSError, UnicodeDecodeError):
-        return False

@@ -75,3 +75,12 @@ def new_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made a folder ({error.strerror}); wanted a new or empty one.") from error
+
+
+def begins(path: Path, opening: str) -> bool:
+    """Whether a file begins with these words, so that a command that writes them may write it anew."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(len(opening)) == opening
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -115,12 +115,13 @@ def markdown(seeds: Sequence[Circled]) -> str:
         f"\nSimilarity by {first.pairs['measure']}, ε = {first.pairs['epsilon']:g}. Too similar, by iteration, seed "
         f"{first.seed}: {_similar(first.pairs['similar'])}.\n",
         "\nTraining:\n",
-        _grid(["leg", "method", "β", "supervised term", "learning rate", "seconds"], [_tuning(seeds, leg) for leg in LEGS]),
+        _grid(TUNING_COLUMNS, [_tuning(seeds, leg) for leg in LEGS]),
         "",
     ]
     return "\n".join(parts)
 
 
+TUNING_COLUMNS = ("leg", "method", "β", "supervised term", "learning rate", "seconds")
 PAIR_COLUMNS = ("seed", "rows", "pairs", "changed, %", "changed by random words, %", "seconds")
 
 

@@ -19,6 +19,9 @@ from vdd.toy.scenes import COLORS, OBJECTS, Scene, caption, render, scene_at
 
 BATCH = 24
 
+LONGEST = 48
+"""Tokens of a description at most."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -45,7 +48,7 @@ def describe_both_ways(
     pipeline: LlavaPipeline, count: int, *, progress: Callable[[int, int], None] | None = None
 ) -> list[Described]:
     """The first `count` counterfactual scenes, described greedily without and with debiasing."""
-    sampling = SamplingConfig(max_new_tokens=48)
+    sampling = SamplingConfig(max_new_tokens=LONGEST)
     found: list[Described] = []
     for start in range(0, count, BATCH):
         scenes = [scene_at("counterfactual", index) for index in range(start, min(start + BATCH, count))]
