@@ -11,7 +11,7 @@ import vdd
 from tests.tiny import tiny_processor
 from tests.zoo import MEMBERS, picture
 from vdd._check import UserError
-from vdd.prompts import CARDS
+from vdd.prompts import CARDS, check_inputs
 
 NAMED = {member.name: member for member in MEMBERS}
 
@@ -151,3 +151,27 @@ def test_a_template_wins_over_the_card(llava):
     processor = tiny_processor()
     processor.chat_template = "<image> {{ messages[0]['content'][1]['text'] }} yes"
     assert vdd.Pipeline(model, processor).prompt("is it red ?") == "<image> is it red ? yes"
+
+
+def test_what_wraps_a_model_takes_anything_and_what_is_wrapped_is_asked(llava):
+    model, processor = llava
+
+    class Wrapping:
+        """As PEFT's: everything by name, handed on."""
+
+        config, dtype = model.config, model.dtype
+
+        def forward(self, *args, **kwargs):
+            return model(*args, **kwargs)
+
+        def get_base_model(self):
+            return model
+
+        def get_input_embeddings(self):
+            return model.get_input_embeddings()
+
+    family = vdd.Pipeline(model, processor).family
+    inputs = dict(vdd.Pipeline(model, processor).inputs([picture(0)], ["is it red ?"]))
+    check_inputs(Wrapping(), processor, family, inputs)
+    with pytest.raises(UserError, match="which that does not take"):
+        check_inputs(Wrapping(), processor, family, {**inputs, "strange": inputs["input_ids"]})

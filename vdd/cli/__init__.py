@@ -15,6 +15,7 @@ from vdd._version import __version__
 from vdd.cli.advise import advise
 from vdd.cli.align import align
 from vdd.cli.analyse import analyses
+from vdd.cli.app_page import app_page
 from vdd.cli.ask import ask
 from vdd.cli.demo import demo
 from vdd.cli.evaluate import evaluations
@@ -44,6 +45,7 @@ app.add_typer(preferences, name="prefer")
 app.command()(align)
 app.command()(report)
 app.add_typer(analyses, name="analyse")
+app.command("app")(app_page)
 app.command()(search)
 app.command()(advise)
 app.command()(toy_data)
