@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,12 @@ settings.register_profile(
     "vdd", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("vdd")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_are_not_garbage():
+    """What was imported so far is left out of garbage collections, of which accelerate asks before every run."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

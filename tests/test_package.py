@@ -33,7 +33,7 @@ def test_every_public_name_resolves_to_what_lives_in_its_home():
         assert found is not None
         home = vdd._HOMES.get(name)
         assert home is None or found is getattr(importlib.import_module(home), name)
-    assert set(vdd._HOMES) | {"__version__", "influence", "integrations", "toy"} == set(vdd.__all__)
+    assert set(vdd._HOMES) | {"__version__", "influence", "integrations", "preference", "toy"} == set(vdd.__all__)
 
 
 def test_the_embedded_model_is_reached_from_the_package_alone():
