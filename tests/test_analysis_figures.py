@@ -104,6 +104,7 @@ def files(out):
     return {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_every_record_has_its_figure_as_png_and_svg_and_the_same_records_give_the_same_bytes(drawn):
     out, paths = drawn
     first = files(out)

@@ -494,6 +494,7 @@ def started(data, out) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_130_says_so_and_goes_on_to_the_same_bytes(data, done, tmp_path):
     _, whole = done
     for attempt in range(8):  # the signal may come when all is done already

@@ -137,6 +137,7 @@ def test_settings_are_chosen_on_images_that_the_scores_never_see(data, tmp_path)
         assert legs["bias"]["bias"] == chosen["bias"]
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_says_the_same_again(data, tmp_path):
     files = ["--questions", data / "pope_random.json", "--images", data / "images", "--out", tmp_path / "out"]
     more = ["--alpha", 1, "--alpha", 2, "--beta", 0.1, "--seeds", 2]
@@ -160,6 +161,7 @@ def test_where_first_tokens_decide_nothing_the_search_generates(data, tmp_path, 
     assert {path.stem for path in (tmp_path / "out" / "generated" / "answers").iterdir()} == names
 
 
+@pytest.mark.slow
 def test_advice_is_words_a_table_and_a_file_that_eval_decodes_by(data, tmp_path):
     files = ["--questions", data / "pope_adversarial.json", "--images", data / "images"]
     result = invoke("advise", *files, "--out", tmp_path / "advice")

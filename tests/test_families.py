@@ -82,7 +82,7 @@ def plugin_for(member, model, processor, inputs, **options) -> CalledLogitsProce
     return CalledLogitsProcessor(model, processor, inputs=inputs, **options)
 
 
-everyone = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name, scope="module")
+everyone = pytest.mark.parametrize("member", EVERY, scope="module")
 
 
 @everyone
@@ -108,7 +108,7 @@ def test_tokens_equal_a_recompute_from_scratch(member, decoding, record_property
             member,
             name,
             id=f"{name}-{member.name}",
-            marks=pytest.mark.slow if name in ("zero", "one", "noise") and member.name not in KINDS else [],
+            marks=pytest.mark.slow if member.name not in KINDS else [],
         )
         for member in MEMBERS
         for name in REFERENCES
