@@ -72,6 +72,7 @@ def lines_of(out):
 # ----------------------------------------------------------------------------------------------------------- the trace
 
 
+@pytest.mark.slow
 def test_a_runs_wrong_answers_are_traced_resumed_and_not_traced_twice(data, run, tmp_path, monkeypatch):
     out = tmp_path / "out"
     result = traced(data, "--run", run, "--limit", 1, out=out)
@@ -204,6 +205,7 @@ def test_nothing_of_influence_is_imported_without_the_option_with_it_wrong_answe
     assert found[0]["question"] in (tmp_path / "page.md").read_text()
 
 
+@pytest.mark.slow
 def test_wrong_answers_on_mme_are_traced_too(data, tmp_path, monkeypatch):
     monkeypatch.setattr("vdd.influence.trace.PROBES", 1)
     folder = tmp_path / "mme" / "existence"

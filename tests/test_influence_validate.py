@@ -99,6 +99,7 @@ def problem():
     return linear(0, curvature="hessian")
 
 
+@pytest.mark.slow
 def test_leaving_one_out_is_foretold_and_one_newton_step_nearly_is_the_truth(problem):
     told = []
     found = leave_one_out(problem, 4, 0, progress=lambda done, total: told.append((done, total)))
@@ -218,6 +219,7 @@ def ran(tmp_path_factory):
     return out, result
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_tables_and_pictures_and_shows_them(ran):
     out, result = ran
     assert "linear problem, one pair left out: 3 times, 1 seed" in result.stdout

@@ -37,7 +37,8 @@ MEMBERS: list[Member] = [
     for member in kin.MEMBERS
 ]
 
-#: One of each kind: tiles, patches of all images in one tensor, masks over the prompt, queries, encoders, image words.
+#: One of each kind: tiles, patches of all images in one tensor, linear attention, masks over the prompt, queries, an
+#: encoder.
 KINDS = (
     "LLaVA-NeXT",
     "Idefics3",
@@ -48,10 +49,7 @@ KINDS = (
     "Mllama",
     "Kosmos-2",
     "InstructBLIP (Vicuna)",
-    "InstructBLIP (T5)",
     "Florence-2",
-    "Phi-4-multimodal",
-    "Emu3",
 )
 
 #: Every family as a parameter; all but one of each kind are slow.
