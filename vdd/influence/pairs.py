@@ -11,24 +11,25 @@ Knows: files, names. Does not know: models, what is in an image.
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdd._check import UserError
-from vdd.data import read_records
 from vdd.images import ImageError, image_path
+from vdd.sets.tables import ID, Columns, TableRow, read_table
 
-IMAGE, CAPTION, ID, SHUFFLED = "image", "caption", "id", "shuffled"
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+IMAGE, CAPTION, SHUFFLED = "image", "caption", "shuffled"
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_DIGITS = re.compile(r"0|-?[1-9][0-9]{0,17}")
-"""A table's id that is a number; 007 is a name."""
 _SHOWN = 3
 """Rows that are told of where none can be used."""
+_COLUMNS = Columns(
+    lacking=lambda names: [name for name in (IMAGE, CAPTION) if name not in names],
+    read=(IMAGE, CAPTION, ID, SHUFFLED),
+    images=(IMAGE,),
+    wanted="a file of pairs",
+    told="image, caption, and where there are such id, shuffled",
+)
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,6 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What stands in a file: the number of the line, where that is, the values by column, what is wrong as a whole."""
-
-    number: int
-    where: str
-    values: Mapping[str, Any]
-    fault: str = ""
-
-
 class _Unusable(Exception):
     """Why a row cannot be used."""
 
@@ -91,7 +82,7 @@ def read_pairs(path: Path, images: Path) -> tuple[list[PairRecord], list[Skipped
     if not images.is_dir():
         what = "no folder but a file" if images.exists() else "no such folder"
         raise UserError(f"{images}: {what}; wanted the folder of the images that {path.name} names.")
-    rows = list(_rows(path))
+    rows = list(read_table(path, _COLUMNS))
     numbered = all(_absent(row.values.get(ID)) for row in rows)
     found: list[PairRecord] = []
     skipped: list[Skipped] = []
@@ -114,88 +105,7 @@ def read_pairs(path: Path, images: Path) -> tuple[list[PairRecord], list[Skipped
     return found, skipped
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        yield from _parquet_rows(path)
-    elif kind in _DELIMITERS:
-        yield from _table_rows(path, _DELIMITERS[kind])
-    else:
-        for where, record in read_records(path):
-            yield _Row(int(where.rpartition(" ")[2]), where, record)
-
-
-def _table_rows(path: Path, delimiter: str) -> Iterator[_Row]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header, " Is the first line that of the columns' names?")
-            begins = reader.line_num + 1
-            for fields in reader:
-                if fields:
-                    yield _table_row(begins, f"{path}, line {begins}", header, fields)
-                begins = reader.line_num + 1
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a file of pairs.") from None
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {reader.line_num}: broken table ({error}); wanted quotes around a field closed, and those "
-            "in it doubled."
-        ) from error
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); wanted a table in UTF-8.") from error
-
-
-def _table_row(number: int, where: str, header: list[str], fields: list[str]) -> _Row:
-    values: dict[str, Any] = dict(zip(header, fields, strict=False))
-    if _DIGITS.fullmatch(values.get(ID, "")):
-        values[ID] = int(values[ID])
-    more = len(fields) > len(header)
-    fault = f"{len(fields)} fields for {len(header)} columns; is there a comma or a tab in a caption without quotes?"
-    return _Row(number, where, values, fault if more else "")
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-        from pyarrow.types import is_binary, is_nested
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading parquet files needs the extra `eval`, which is not installed; "
-            "wanted: pip install 'visual-debias-decoding[eval]'."
-        ) from error
-    try:
-        with ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            _check_columns(path, names, "")
-            stored = file.schema_arrow.field(IMAGE).type
-            if is_nested(stored) or is_binary(stored):
-                raise UserError(f"{path}: the column {IMAGE} is {stored}; wanted names of files below the folder.")
-            columns = [name for name in (IMAGE, CAPTION, ID, SHUFFLED) if name in names]
-            rows = (values for batch in file.iter_batches(columns=columns) for values in batch.to_pylist())
-            for number, values in enumerate(rows, 1):
-                yield _Row(number, f"{path}, row {number}", values)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a file of pairs.") from None
-    except (ArrowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as parquet ({first}). Is it whole?") from error
-
-
-def _check_columns(path: Path, names: Iterable[str], hint: str) -> None:
-    names = list(names)
-    lacking = [name for name in (IMAGE, CAPTION) if name not in names]
-    if lacking or len(set(names)) < len(names):
-        what = f"no column {' and no '.join(lacking)}" if lacking else "a column twice"
-        has = ", ".join(names) or "nothing"
-        raise UserError(
-            f"{path}: {what} (it has {has}); wanted image, caption, and where there are such id, shuffled.{hint}"
-        )
-
-
-def _pair(one: Any, row: _Row, images: Path) -> PairRecord:
+def _pair(one: Any, row: TableRow, images: Path) -> PairRecord:
     if row.fault:
         raise _Unusable(row.fault)
     if not _is_id(one):

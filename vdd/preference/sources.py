@@ -19,23 +19,21 @@ Knows: files, names. Does not know: models, what is in an image.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from vdd._check import UserError
-from vdd.data import read_records
 from vdd.images import ImageError, image_path
 from vdd.preference.pairs import Refused, Row
+from vdd.sets.tables import ID, Columns, read_table
 
 IMAGES, PROMPTS, ANSWERS = ("images", "image"), ("prompt", "question", "text"), ("answer", "chosen")
-ID, CONVERSATIONS = "id", "conversations"
+CONVERSATIONS = "conversations"
 LATER = "its prompt is the conversation before it, and a row holds one question"
 """Why a conversation's later turns are refused."""
 PLACEHOLDER = re.compile(
@@ -43,21 +41,8 @@ PLACEHOLDER = re.compile(
 )
 """What stands for an image in the prompts of the families."""
 
-_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_DIGITS = re.compile(r"0|-?[1-9][0-9]{0,17}")
-"""An id that is a number; 007 is a name."""
 _SHOWN = 3
 """Rows that are told of where none can be used."""
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What stands in a file: the number of the line, where that is, the values by name, what is wrong as a whole."""
-
-    number: int
-    where: str
-    values: Mapping[str, Any]
-    fault: str = ""
 
 
 class _Unusable(Exception):
@@ -80,7 +65,7 @@ def read_rows(path: Path, images: Path) -> tuple[list[Row], list[Refused]]:
     rows: list[Row] = []
     refused: list[Refused] = []
     first_seen: dict[str, str] = {}
-    for record in _records(path):
+    for record in read_table(path, _COLUMNS):
         given = record.values.get(ID)
         one = record.number if _absent(given) else given
         label = one if isinstance(one, (int, str)) and not isinstance(one, bool) else record.where
@@ -113,11 +98,6 @@ def picture_names(record: Mapping[str, Any], keys: Sequence[str] = IMAGES) -> li
         except ValueError:
             return [value]
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def table_id(text: str) -> int | str:
-    """An id as a column of texts holds it: the number where it is one, as JSON would have it."""
-    return int(text) if _DIGITS.fullmatch(text) else text
 
 
 def _row(one: int | str, record: Mapping[str, Any], images: Path) -> Row:
@@ -198,80 +178,18 @@ def _answer(answer: str) -> str:
     return answer.strip()
 
 
-def _records(path: Path) -> Iterator[_Record]:
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        yield from _parquet(path)
-    elif kind in _TABLES:
-        yield from _table(path, _TABLES[kind])
-    else:
-        for where, record in read_records(path):
-            yield _Record(int(where.rpartition(" ")[2]), where, record)
-
-
-def _table(path: Path, delimiter: str) -> Iterator[_Record]:
-    line = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header)
-            line = reader.line_num
-            for fields in reader:
-                begins, line = line + 1, reader.line_num
-                if not fields:
-                    continue
-                record: dict[str, Any] = dict(zip(header, fields, strict=False))
-                if ID in record:
-                    record[ID] = table_id(record[ID])
-                fault = f"{len(fields)} fields for {len(header)} columns; is there a {delimiter!r} without quotes?"
-                yield _Record(begins, f"{path}, line {begins}", record, fault if len(fields) > len(header) else "")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a file of questions with good answers.") from None
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, after line {line}: broken table ({error}); are quotes closed, and doubled?"
-        ) from error
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); wanted a table in UTF-8.") from error
-
-
-def _parquet(path: Path) -> Iterator[_Record]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading parquet files needs the extra `eval`, which is not installed; "
-            "wanted: pip install 'visual-debias-decoding[eval]'."
-        ) from error
-    try:
-        with ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            _check_columns(path, names)
-            for name in IMAGES:
-                if name in names and "binary" in str(file.schema_arrow.field(name).type):
-                    raise UserError(f"{path}: the column {name} holds pictures; wanted names of files.")
-            columns = [name for name in (ID, CONVERSATIONS, *IMAGES, *PROMPTS, *ANSWERS) if name in names]
-            rows = (record for batch in file.iter_batches(columns=columns) for record in batch.to_pylist())
-            for number, record in enumerate(rows, 1):
-                yield _Record(number, f"{path}, row {number}", record)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a file of questions with good answers.") from None
-    except (ArrowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as parquet ({first}). Is it whole?") from error
-
-
-def _check_columns(path: Path, names: Sequence[str]) -> None:
+def _lacking(names: Collection[str]) -> list[str]:
     wanted = (IMAGES,) if CONVERSATIONS in names else (IMAGES, PROMPTS, ANSWERS)
-    lacking = [" or ".join(keys) for keys in wanted if not set(keys).intersection(names)]
-    if lacking or len(set(names)) < len(names):
-        what = f"no column {', no '.join(lacking)}" if lacking else "a column twice"
-        raise UserError(
-            f"{path}: {what} (it has {', '.join(names) or 'nothing'}); wanted image, prompt, answer, and where there "
-            "are such id. Is the first line that of the columns' names?"
-        )
+    return [" or ".join(keys) for keys in wanted if not set(keys).intersection(names)]
+
+
+_COLUMNS = Columns(
+    lacking=_lacking,
+    read=(ID, CONVERSATIONS, *IMAGES, *PROMPTS, *ANSWERS),
+    images=IMAGES,
+    wanted="a file of questions with good answers",
+    told="image, prompt, answer, and where there are such id",
+)
 
 
 def _absent(value: Any) -> bool:

@@ -19,7 +19,8 @@ from vdd._check import UserError
 from vdd.data import read_records
 from vdd.images import ImageError, Picture, image_path
 from vdd.preference.pairs import Pair
-from vdd.preference.sources import PLACEHOLDER, picture_names, table_id
+from vdd.preference.sources import PLACEHOLDER, picture_names
+from vdd.sets.tables import table_id
 
 PARQUET, LINES = "pairs.parquet", "pairs.jsonl"
 """What a folder of pairs holds."""
