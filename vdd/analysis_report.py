@@ -57,7 +57,7 @@ def markdown(out: Path, figures: Iterable[Path], facts: Mapping[str, Any], notes
     blocks = ["# vdd analyse", "\n".join(f"- {name}: {inert(str(value))}" for name, value in facts.items())]
     found = verdicts(out)
     if found:
-        blocks += ["## Does the benchmark need its images?", "\n".join(f"- {inert(sentence)}" for sentence in found)]
+        blocks += ["## In words", "\n".join(f"- {inert(sentence)}" for sentence in found)]
     blocks += [pipes(table) for table in tables(out)]
     if notes:
         blocks += ["## Left out", "\n".join(f"- {inert(note)}" for note in notes)]
