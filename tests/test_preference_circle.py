@@ -224,7 +224,7 @@ def test_another_runs_folder_is_refused(tmp_path):
         circle.claim(tmp_path / "a", {"seed": 2})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="no run of vdd"):
         circle.claim(tmp_path / "b", {"seed": 1})
 
 

@@ -69,11 +69,22 @@ def refuse_foreign(out: Path) -> None:
         raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.")
 
 
-def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]) -> None:
-    """Make `out` this run's folder, or see that it is. run.json comes first: it says whose folder this is."""
+def claimed(out: Path, description: Mapping[str, Any], *, foreign: str) -> list[str]:
+    """Make `out` the folder of what `description` says, where it is nobody's; run.json comes first and says whose.
+
+    Args:
+        out: made where it is missing.
+        description: as JSON has it.
+        foreign: what is said of a folder that holds something else.
+
+    Returns:
+        the names whose values differ from those that stand there.
+
+    Raises:
+        UserError: where the folder cannot be made, or holds something else.
+    """
     refuse_foreign(out)
     record = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-    asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
     if not (out / "run.json").exists():
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -81,10 +92,16 @@ def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]
             raise UserError(f"{out}: cannot be made a folder ({error.strerror}).") from error
         write_atomic(out / "run.json", record)
     try:
-        found = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        differing = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
+        found, asked = json.loads((out / "run.json").read_text(encoding="utf-8")), json.loads(record)
+        return sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{out}: holds files that are no run of vdd; wanted a new or empty folder.") from error
+        raise UserError(f"{out}: {foreign}; wanted a new or empty folder.") from error
+
+
+def claim(out: Path, description: Mapping[str, Any], ordered: Sequence[Question]) -> None:
+    """Make `out` this run's folder, or see that it is."""
+    asked = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in ordered)
+    differing = claimed(out, description, foreign="holds files that are no run of vdd")
     questions = out / "questions.jsonl"
     if not differing and questions.exists() and questions.read_text(encoding="utf-8") != asked:
         differing = ["questions"]

@@ -42,6 +42,7 @@ from vdd.preference.dataset import read_pairs, write_pairs
 from vdd.preference.exam import examine, figures
 from vdd.preference.pairs import Pair
 from vdd.preference.train import align, check_installed
+from vdd.run_folder import claimed
 from vdd.toy.model import load
 
 BASE = "base"
@@ -255,16 +256,9 @@ def _measured(folder: Path, name: str, pipe: Pipeline, size: Size, tell: Advance
 
 def claim(folder: Path, description: Mapping[str, Any]) -> None:
     """Make `folder` this run's, or see that it is; UserError where it is another's."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder ({error.strerror}).") from error
-    path, record = folder / "run.json", json.dumps(description, indent=1) + "\n"
-    if not path.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds files of something else; wanted a new or empty folder.")
-    if not path.exists():
-        write_atomic(path, record)
-    elif path.read_text(encoding="utf-8") != record:
+    differing = claimed(folder, description, foreign="holds something else")
+    if differing:
         raise UserError(
-            f"{folder}: holds a run with other settings; wanted a new folder, or the same settings to go on with it."
+            f"{folder}: holds a run with other settings ({', '.join(differing)}); wanted a new folder, or the same "
+            "settings to go on with it."
         )

@@ -81,7 +81,7 @@ def align(
     _check_model(model, processor, config)
     answers = Answers(model, processor)
     usable, left_out = _usable(pairs, answers)
-    claim(out, {"align": config.to_json(), "measure": measure.name if measure else "", **told_apart(model, pairs)})
+    claim(out, {**config.to_json(), "measure": measure.name if measure else "", **told_apart(model, pairs)})
     with only_one(out):
         lines = [json.dumps({"id": one.id, "reason": one.reason}, ensure_ascii=False) + "\n" for one in left_out]
         write_atomic(out / "left_out.jsonl", "".join(lines))

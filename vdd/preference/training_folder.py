@@ -16,29 +16,21 @@ from typing import Any
 from PIL import Image
 
 from vdd._check import UserError
-from vdd.data import write_atomic
 from vdd.images import Picture
 from vdd.preference.pairs import Pair
+from vdd.run_folder import claimed
 
+MADE_BY = "vdd align"
 WHOLE = "whole"
 """A file in a checkpoint that is written last: without it, it may be half there."""
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
     """Make `out` this training's folder, or see that it is."""
-    path = out / "run.json"
-    if not path.exists():
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be made a folder ({error.strerror}).") from error
-        write_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        known, asked = ({**one.pop("align"), **one} for one in (found, json.loads(json.dumps(settings))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{out}: holds something else than a training; wanted a new or empty folder.") from error
-    differing = sorted(key for key in known.keys() | asked.keys() if known.get(key) != asked.get(key))
+    foreign = "holds something else than a training"
+    differing = claimed(out, {"made_by": MADE_BY, **settings}, foreign=foreign)
+    if "made_by" in differing:
+        raise UserError(f"{out}: {foreign}; wanted a new or empty folder.")
     if differing:
         raise UserError(
             f"{out}: holds another training (other {', '.join(differing)}); wanted a new folder, or the same model, "
