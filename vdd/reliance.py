@@ -128,13 +128,13 @@ def less(seen: Tensor, blind: Tensor, tokens: Tensor, left_alone: Tensor | None)
 
 
 def log_p(scores: Tensor, tokens: Tensor) -> Tensor:
-    """(rows,) log-probability of each row's token by (rows, vocab) scores.
+    """(rows, …) log-probability of each token by its (rows, …, vocab) scores.
 
     Those far below their maximum are raised as in the contrast, so that a forbidden token does not owe infinitely much.
     """
     scores = upcast(scores)
     raised = scores.clamp(min=scores.amax(dim=-1, keepdim=True) - FLOOR)
-    return torch.log_softmax(raised, dim=-1).gather(-1, tokens.to(scores.device)[:, None])[:, 0]
+    return torch.log_softmax(raised, dim=-1).gather(-1, tokens.to(scores.device)[..., None])[..., 0]
 
 
 def pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:

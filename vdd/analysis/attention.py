@@ -28,6 +28,7 @@ from vdd.batch import batch_of
 from vdd.config import DebiasConfig
 from vdd.distributions import Distributions
 from vdd.families import tokenizer_of, unwrapped
+from vdd.generation import ends_of
 from vdd.placeholders import Placeholders
 from vdd.reader import Reader
 from vdd.reference import BlindPrompt, blind_prompts, seen_prompt
@@ -121,12 +122,8 @@ class Watch:
             return IMAGE
         return SPECIAL if image or token in self.specials else TEXT
 
-    def _ends(self) -> set[int]:
-        config = getattr(self.pipeline.model, "generation_config", None)
-        ends = getattr(config, "eos_token_id", None)
-        if ends is None:
-            ends = getattr(tokenizer_of(self.pipeline.processor), "eos_token_id", None)
-        return set(ends) if isinstance(ends, (list, tuple)) else set() if ends is None else {int(ends)}
+    def _ends(self) -> frozenset[int]:
+        return ends_of(self.pipeline.model.generation_config) or ends_of(tokenizer_of(self.pipeline.processor))
 
     def _taken(self) -> Tensor:
         """(layers, 3) what the last forward left, on the CPU."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vdd._check import UserError
 from vdd.families import family_of, tokenizer_of, unwrapped
+from vdd.generation import ends_of
 from vdd.prompts import check_inputs, check_processor, inputs_of, prompt_of
 from vdd.reader import input_device
 
@@ -54,9 +55,7 @@ class Answers:
             )
         self.dtype = self.model.dtype
         self.tokenizer = tokenizer_of(processor)
-        stops = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        known = {self.tokenizer.eos_token_id, *(stops if isinstance(stops, (list, tuple)) else [stops])}
-        self.ends: frozenset[int] = frozenset(int(one) for one in known if one is not None)
+        self.ends = ends_of(self.tokenizer) | ends_of(self.model.generation_config)
         if self.tokenizer.eos_token_id is None:
             raise UserError(
                 f"align: the tokenizer of {type(processor).__name__} has no end token, so that a model would learn "

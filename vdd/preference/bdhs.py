@@ -15,8 +15,7 @@ Knows: rows and pairs, one batch at a time. Does not know: files, training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +25,12 @@ from PIL import Image
 
 from vdd._check import UserError, choice, real, whole
 from vdd.batch import batch_of
+from vdd.generation import ends_of
 from vdd.images import as_picture
 from vdd.pipeline import Pipeline
 from vdd.placeholders import Row as Tokens
 from vdd.preference.hiding import EncodedOnce, check_hides, hidden_prompt, image_tokens, noised_prompt
+from vdd.preference.lent import resting
 from vdd.preference.pairs import VARIANTS, Pair, Refused, Row, Variant
 from vdd.preference.sentences import same, swapped
 from vdd.preference.similarity import Similarity, fallback
@@ -124,7 +125,7 @@ class BDHS:
         self.encodes = 0
         family = self.pipeline.family
         self._wording = Wording(processor, family)
-        self._ends = _end_tokens(model)
+        self._ends = sorted(ends_of(model.generation_config) or ends_of(model.config.get_text_config()))
         self._never = sorted(family.image_ids | family.frame_ids)
 
     def sample(
@@ -149,13 +150,9 @@ class BDHS:
             raise UserError(f"BDHS: {len(seeds)} seeds came with {len(rows)} rows; wanted one each.")
         for seed in seeds:
             whole("BDHS", "seed", seed, low=0)
-        return [found for batch in self._batches(rows, seeds) for found in batch]
-
-    def _batches(self, rows: Sequence[Row], seeds: Sequence[int]) -> Iterator[list[Pair | Refused]]:
-        with _evaluating(self.pipeline.model):
-            for start in range(0, len(rows), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                yield self._batch(rows[part], seeds[part])
+        with resting(self.pipeline.model):
+            parts = [slice(start, start + self.batch_size) for start in range(0, len(rows), self.batch_size)]
+            return [found for part in parts for found in self._batch(rows[part], seeds[part])]
 
     def _batch(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[Pair | Refused]:
         """Together; where one row is too long for that, each by itself."""
@@ -176,7 +173,7 @@ class BDHS:
                 jobs.append((place, self._job(row, seed, len(jobs))))
             except UserError as error:
                 found[place] = Refused(row.id, str(error))
-        with EncodedOnce(self.pipeline.model, [len(job.images) for _, job in jobs]) as encoded, torch.no_grad():
+        with EncodedOnce(self.pipeline.model, [len(job.images) for _, job in jobs]) as encoded:
             for iteration in range(1, self.iterations + 1):
                 open_ = [(place, job) for place, job in jobs if place not in found]
                 if not open_:
@@ -314,24 +311,5 @@ def _margins(sentence: Sentence) -> tuple[str, str]:
     return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
 
 
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Every module in eval mode; each in its own again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _never_stops(tokens: Tokens) -> bool:
     return False
-
-
-def _end_tokens(model: Any) -> list[int]:
-    """The tokens that end a text."""
-    end = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    end = model.config.get_text_config().eos_token_id if end is None else end
-    return [] if end is None else [end] if isinstance(end, int) else list(end)

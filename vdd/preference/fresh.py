@@ -10,19 +10,19 @@ Source: arXiv:2407.02477, eq. 4 and §3.4 (online). Knows: models, pairs. Does n
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Protocol
-
-import torch
 
 from vdd.config import SamplingConfig
 from vdd.families import tokenizer_of, unwrapped
 from vdd.images import as_picture
 from vdd.pipeline import Pipeline
 from vdd.preference.alignment import AlignConfig
+from vdd.preference.bdhs import BDHS
+from vdd.preference.lent import resting
 from vdd.preference.pairs import Pair, Refused, Row
 from vdd.preference.similarity import Similarity
 
@@ -37,7 +37,7 @@ class Source(Protocol):
         """One for each of `pairs`, in their order, from the model as it is; `seeds` decide all that is random."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FromBias:
     """The chosen answers stay; the rejected ones are what the model's own bias makes of them.
 
@@ -50,26 +50,26 @@ class FromBias:
     processor: Any
     config: AlignConfig
     measure: Similarity | None = None
+    _bias: BDHS | None = field(default=None, init=False)
 
     def __call__(self, policy: Any, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[Pair | Refused]:
         """As `Source`."""
-        from vdd.preference.bdhs import BDHS
-
-        how = self.config
-        bias = BDHS(  # made anew, as what it remembers of images belongs to other weights
-            unwrapped(policy),
-            self.processor,
-            rho=how.rho,
-            epsilon=how.epsilon,
-            iterations=how.iterations,
-            variant=how.variant,
-            embedder=self.measure,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            max_new_tokens=how.max_new_tokens,
-            name="policy",
-        )
-        return bias.sample([Row(pair.id, pair.images, pair.prompt, pair.chosen) for pair in pairs], seeds=seeds)
+        model, how = unwrapped(policy), self.config
+        if self._bias is None or self._bias.pipeline.model is not model:
+            self._bias = BDHS(
+                model,
+                self.processor,
+                rho=how.rho,
+                epsilon=how.epsilon,
+                iterations=how.iterations,
+                variant=how.variant,
+                embedder=self.measure,
+                temperature=how.temperature,
+                top_p=how.top_p,
+                max_new_tokens=how.max_new_tokens,
+                name="policy",
+            )
+        return self._bias.sample([Row(pair.id, pair.images, pair.prompt, pair.chosen) for pair in pairs], seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,3 @@ class Mixture:
 def seed_of(*parts: int | str) -> int:
     """56 bits that stand for the parts."""
     return int.from_bytes(sha256(":".join(map(repr, parts)).encode()).digest()[:7], "big")
-
-
-@contextmanager
-def resting(policy: Any) -> Iterator[None]:
-    """The model without dropout, gradients and checkpointing inside; each part as it was after."""
-    modes = [(module, module.training) for module in policy.modules()]
-    policy.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -71,6 +71,19 @@ def _give_back(base: Any, policy: Any, reference: Any) -> None:
 
 
 @contextmanager
+def resting(model: Any) -> Iterator[None]:
+    """The model without dropout, gradients and checkpointing inside; each part as it was after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def own_chance() -> Iterator[None]:
     """The trainer seeds every global generator; they are put back after."""
     state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from vdd._check import UserError, choice, real, whole
 from vdd.batch import batch_of
 from vdd.branch import Branch
 from vdd.config import REFERENCES
-from vdd.contrast import FLOOR, upcast
 from vdd.families import tokenizer_of, unwrapped
 from vdd.images import Picture, as_picture
 from vdd.pipeline import Pipeline
+from vdd.preference.lent import resting
 from vdd.processor import VDDLogitsProcessor
 from vdd.reference import blind_prompts
+from vdd.reliance import log_p
 
 Over = Literal["sum", "mean"]
 Answered = str | Sequence[int]
@@ -169,7 +169,7 @@ class GroundingReward:
         found: list[Grounds] = []
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
-            with _at_rest(self._given), torch.no_grad():
+            with _at_rest(self._given):
                 found += self._read(own[part], prompts[part], rows[part])
         return found
 
@@ -196,7 +196,7 @@ class GroundingReward:
         side = prefill.seen(pipe.reader)
         seen = side.branch.scores(side.prompt.select(owners), before, width)
         said = VDDLogitsProcessor.mean([Branch(pipe.reader).scores(one.select(owners), before, width) for one in blind])
-        given, free = ((_log_p(scores, tokens) * real_ones).sum(-1).tolist() for scores in (seen, said))
+        given, free = ((log_p(scores, tokens) * real_ones).sum(-1).tolist() for scores in (seen, said))
         return [Grounds(one, other, len(row)) for one, other, row in zip(given, free, answers, strict=True)]
 
     def _tokens(self, answer: Answered) -> list[int]:
@@ -221,13 +221,6 @@ class GroundingReward:
         return int(own if own in known or not known else known[0])
 
 
-def _log_p(scores: Tensor, tokens: Tensor) -> Tensor:
-    """(rows, t) log-probability of each token by its row of (rows, t, vocab) scores."""
-    scores = upcast(scores)
-    raised = scores.clamp(min=scores.amax(dim=-1, keepdim=True) - FLOOR)
-    return torch.log_softmax(raised, dim=-1).gather(-1, tokens[..., None])[..., 0]
-
-
 def _identity(image: Picture) -> object:
     return image if isinstance(image, (str, bytes)) else id(image)
 
@@ -242,15 +235,8 @@ def _writes(model: Any) -> tuple[int, int]:
 @contextmanager
 def _at_rest(model: Any) -> Iterator[None]:
     """The model without dropout and adapters inside; as it was after."""
-    modes = [(module, module.training) for module in model.modules()]
-    bare = getattr(model, "disable_adapter", nullcontext)
-    try:
-        model.eval()
-        with bare():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with resting(model), getattr(model, "disable_adapter", nullcontext)():
+        yield
 
 
 def _is_turns(value: Any) -> bool:

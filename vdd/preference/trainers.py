@@ -25,6 +25,7 @@ from vdd.images import as_picture
 from vdd.preference.alignment import AlignConfig
 from vdd.preference.answers import Answers
 from vdd.preference.fresh import Mixture
+from vdd.preference.lent import resting
 from vdd.preference.pairs import Pair
 
 WEIGHTS = "trained.safetensors"
@@ -143,9 +144,7 @@ def check_scores(trainer: Any) -> None:
     batch = written(trainer.answers, trainer.pairs[:1])
     mask = batch.pop("completion_mask")
     labels = batch["input_ids"].masked_fill(mask == 0, -100)
-    modes = [(module, module.training) for module in trainer.model.modules()]
-    trainer.model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
+    with resting(trainer.model), trainer.accelerator.autocast():
         scores = trainer.model(**batch, use_cache=False).logits[:, :-1]
         try:
             read = trainer.model(**batch, use_cache=False, labels=labels, fused_lm_head=True).log_probs
@@ -154,8 +153,6 @@ def check_scores(trainer: Any) -> None:
                 f"align: the trainer's loss cannot read {type(trainer.answers.model).__name__} ({error}); wanted a "
                 "family that this version of TRL knows."
             ) from error
-    for module, mode in modes:
-        module.training = mode
     scores = scores if scores.dtype == torch.float64 else scores.float()
     own = scores.log_softmax(-1).gather(-1, labels[:, 1:, None].clamp(min=0))[..., 0] * mask[:, 1:]
     furthest = float((own - read).abs().max())
